@@ -1,0 +1,1 @@
+//! The message broker port: RabbitMQ and in-memory adapters, and the topology as data.

@@ -1,0 +1,1 @@
+//! Message to class and destination: rules and destination groups. Pure.

@@ -1,0 +1,1 @@
+//! The worker pipeline: takes, runs, settles.

@@ -1,0 +1,1 @@
+//! The control plane: HTTP health and metrics, dead-letter writer.

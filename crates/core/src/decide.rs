@@ -1,0 +1,205 @@
+//! What to do next with a message, given what came of an attempt.
+
+use std::time::Duration;
+
+use crate::{
+    Class, EmailAddress, Journey, LastError, Outcome, Policy, ProviderAnswer, Reason, Rejected, Timestamp, retry::backoff,
+};
+
+/// First wait after an answer that says "slow down" without saying for how long.
+const THROTTLED_BASE: Duration = Duration::from_secs(2);
+const THROTTLED_MAX: Duration = Duration::from_secs(300);
+/// Wait of greylisted mail whose server names none.
+const GREYLISTED: Duration = Duration::from_secs(300);
+/// Wait after a reputation block without a time of its own.
+const BLOCKED: Duration = Duration::from_secs(900);
+/// Wait of mail whose account was refused, without a time of its own.
+const ACCOUNT_REFUSED: Duration = Duration::from_secs(30);
+
+/// What Paceline does next with a message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Disposition {
+    /// Done. Recipients that were refused on the way become dead letters of their own.
+    Complete { refused: Vec<(EmailAddress, ProviderAnswer)> },
+    /// Try again no earlier than `at`.
+    Retry { at: Timestamp },
+    /// These recipients become dead letters; the others are tried again at once.
+    Without { recipients: Vec<EmailAddress> },
+    /// Give up.
+    DeadLetter { reason: Reason },
+}
+
+/// What [`decide`] needs to know beside the outcome.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    pub class: Class,
+    /// Recipients the call carried.
+    pub recipients: usize,
+    /// Whether an uncertain attempt may be repeated: the provider honours idempotency keys, or the class says so.
+    pub resend_uncertain: bool,
+    /// When the call began.
+    pub started_at: Timestamp,
+    /// Now.
+    pub now: Timestamp,
+    /// Uniform in [0, 1).
+    pub jitter: f64,
+}
+
+/// Decides, and counts the attempt into `journey` (attempts, failures, times, last error).
+///
+/// Pure: the same arguments always give the same answer.
+pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, policy: &Policy) -> Disposition {
+    let Attempt { class, now, jitter, .. } = *attempt;
+    let policy = policy.of(class);
+    journey.attempts += 1;
+    journey.first_attempt_at.get_or_insert(attempt.started_at);
+    journey.not_before = None;
+    if let Some(answer) = outcome.answer() {
+        journey.last_error = Some(LastError::from(answer));
+    }
+    let (wait, past_age) = match outcome {
+        Outcome::Accepted { refused, .. } => return Disposition::Complete { refused: refused.clone() },
+        Outcome::Rejected { what: Rejected::Message, .. } => return Disposition::DeadLetter { reason: Reason::RejectedMessage },
+        Outcome::Rejected { what: Rejected::Recipients(gone), .. } => {
+            return if gone.len() < attempt.recipients && !gone.is_empty() {
+                Disposition::Without { recipients: gone.clone() }
+            } else {
+                Disposition::DeadLetter { reason: Reason::RejectedRecipient }
+            };
+        }
+        Outcome::Rejected { what: Rejected::Account, .. } => {
+            (backoff(ACCOUNT_REFUSED, THROTTLED_MAX, 1, jitter), Reason::RejectedAccount)
+        }
+        Outcome::Throttled { retry_after, .. } => {
+            // Refusals in a row, each longer than the last: budget is not spent, but neither is patience feigned.
+            let n = journey.attempts - journey.failures;
+            (no_earlier(backoff(THROTTLED_BASE, THROTTLED_MAX, n, jitter), *retry_after, jitter), Reason::MaxAgeExceeded)
+        }
+        Outcome::Greylisted { retry_after, .. } => {
+            (no_earlier(Duration::ZERO, Some(retry_after.unwrap_or(GREYLISTED)), jitter), Reason::MaxAgeExceeded)
+        }
+        Outcome::ReputationBlock { retry_after, .. } => (no_earlier(BLOCKED, *retry_after, jitter), Reason::MaxAgeExceeded),
+        Outcome::Temporary { .. } | Outcome::Uncertain { .. } => {
+            journey.failures += 1;
+            let uncertain = matches!(outcome, Outcome::Uncertain { .. });
+            if uncertain && !attempt.resend_uncertain {
+                return Disposition::DeadLetter { reason: Reason::Uncertain };
+            }
+            if journey.failures >= policy.attempts {
+                return Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted };
+            }
+            let asked = if let Outcome::Temporary { retry_after, .. } = outcome { *retry_after } else { None };
+            (no_earlier(policy.gap(journey.failures, jitter), asked, jitter), Reason::MaxAgeExceeded)
+        }
+    };
+    let at = now + wait;
+    if at.since(journey.enqueued_at) >= policy.max_age {
+        return Disposition::DeadLetter { reason: past_age };
+    }
+    journey.not_before = Some(at);
+    Disposition::Retry { at }
+}
+
+/// The longer of the two; what the provider asked for gets up to a quarter more, so that not all come back at once.
+fn no_earlier(own: Duration, asked: Option<Duration>, jitter: f64) -> Duration {
+    // A provider's word is outside input: a day is the longest it can hold a message.
+    let asked = asked.unwrap_or_default().min(Duration::from_secs(86_400));
+    if asked > own { asked + asked.mul_f64(0.25 * jitter.clamp(0.0, 1.0)) } else { own }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Scope;
+
+    const T0: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn answer(status: u16) -> ProviderAnswer {
+        ProviderAnswer::new("code", Some(status), "words")
+    }
+
+    fn temporary(after_s: Option<u64>) -> Outcome {
+        Outcome::Temporary { retry_after: after_s.map(Duration::from_secs), answer: answer(503) }
+    }
+
+    fn attempt(class: Class, now: Timestamp) -> Attempt {
+        Attempt { class, recipients: 2, resend_uncertain: class <= Class::High, started_at: now, now, jitter: 0.0 }
+    }
+
+    fn run(class: Class, outcome: &Outcome, journey: &mut Journey) -> Disposition {
+        decide(&attempt(class, T0), journey, outcome, &Policy::default())
+    }
+
+    fn in_s(s: u64) -> Disposition {
+        Disposition::Retry { at: T0 + Duration::from_secs(s) }
+    }
+
+    #[test]
+    fn one_attempt_each() {
+        let dead = |reason| Disposition::DeadLetter { reason };
+        let u = EmailAddress::parse("u@x.org").unwrap();
+        let throttled = |s: Option<u64>| Outcome::Throttled {
+            scope: Scope::Account,
+            retry_after: s.map(Duration::from_secs),
+            answer: answer(429),
+        };
+        let rejected = |what| Outcome::Rejected { what, answer: answer(400) };
+        let uncertain = Outcome::Uncertain { answer: ProviderAnswer::new("timeout", None, "") };
+        for (class, outcome, want, failures) in [
+            (Class::Normal, Outcome::accepted(None), Disposition::Complete { refused: vec![] }, 0),
+            (Class::Normal, temporary(None), in_s(60), 1),
+            (Class::Critical, temporary(None), in_s(5), 1),
+            (Class::Critical, temporary(Some(30)), in_s(30), 1),
+            (Class::Normal, temporary(Some(30)), in_s(60), 1),
+            (Class::Critical, temporary(Some(1000)), dead(Reason::MaxAgeExceeded), 1),
+            (Class::Normal, throttled(None), in_s(2), 0),
+            (Class::Normal, throttled(Some(7)), in_s(7), 0),
+            (Class::Normal, throttled(Some(u64::MAX)), dead(Reason::MaxAgeExceeded), 0),
+            (Class::Low, throttled(Some(u64::MAX)), in_s(86_400), 0),
+            (Class::Normal, Outcome::Greylisted { retry_after: None, answer: answer(451) }, in_s(300), 0),
+            (Class::Normal, Outcome::ReputationBlock { retry_after: None, answer: answer(550) }, in_s(900), 0),
+            (Class::Normal, rejected(Rejected::Message), dead(Reason::RejectedMessage), 0),
+            (Class::Normal, rejected(Rejected::Account), in_s(30), 0),
+            (
+                Class::Normal,
+                rejected(Rejected::Recipients(vec![u.clone()])),
+                Disposition::Without { recipients: vec![u.clone()] },
+                0,
+            ),
+            (Class::Normal, rejected(Rejected::Recipients(vec![u.clone(), u.clone()])), dead(Reason::RejectedRecipient), 0),
+            (Class::Normal, rejected(Rejected::Recipients(vec![])), dead(Reason::RejectedRecipient), 0),
+            (Class::Normal, uncertain.clone(), dead(Reason::Uncertain), 1),
+            (Class::High, uncertain.clone(), in_s(60), 1),
+        ] {
+            let mut journey = Journey::starting(T0);
+            assert_eq!(run(class, &outcome, &mut journey), want, "{class} {outcome:?}");
+            assert_eq!((journey.attempts, journey.failures), (1, failures), "{class} {outcome:?}");
+            assert_eq!(journey.first_attempt_at, Some(T0));
+        }
+    }
+
+    #[test]
+    fn the_budget_is_exactly_spent() {
+        let mut journey = Journey::starting(T0);
+        for n in 1..5 {
+            assert!(matches!(run(Class::Normal, &temporary(None), &mut journey), Disposition::Retry { .. }), "{n}");
+        }
+        // Throttled in between costs nothing.
+        let throttled = Outcome::Throttled { scope: Scope::Account, retry_after: None, answer: answer(429) };
+        assert!(matches!(run(Class::Normal, &throttled, &mut journey), Disposition::Retry { .. }));
+        assert_eq!(
+            run(Class::Normal, &temporary(None), &mut journey),
+            Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted }
+        );
+        assert_eq!((journey.attempts, journey.failures), (6, 5));
+    }
+
+    #[test]
+    fn age_ends_it_whatever_the_outcome() {
+        let old = T0 - Duration::from_secs(25 * 3600);
+        let refused = Outcome::Rejected { what: Rejected::Account, answer: answer(401) };
+        for (outcome, reason) in [(temporary(None), Reason::MaxAgeExceeded), (refused, Reason::RejectedAccount)] {
+            assert_eq!(run(Class::Normal, &outcome, &mut Journey::starting(old)), Disposition::DeadLetter { reason });
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Vocabulary and decisions of Paceline.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness. Callers pass `now` and jitter, so the same
+//! arguments always give the same decision, and a test never sleeps.
+
+pub mod address;
+pub mod class;
+pub mod dead_letter;
+pub mod decide;
+pub mod event;
+pub mod journey;
+pub mod lane;
+pub mod message;
+pub mod outcome;
+pub mod rate;
+pub mod retry;
+pub mod time;
+
+pub use address::{Domain, EmailAddress, Mailbox};
+pub use class::Class;
+pub use dead_letter::{DeadLetter, Reason};
+pub use decide::{Disposition, decide};
+pub use journey::{Journey, LastError};
+pub use lane::Lane;
+pub use message::{InvalidMessage, Message};
+pub use outcome::{Outcome, ProviderAnswer, Rejected, Scope};
+pub use rate::Rate;
+pub use retry::{Policy, RetryPolicy};
+pub use time::Timestamp;

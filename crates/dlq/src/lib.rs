@@ -1,0 +1,1 @@
+//! Dead letters: the writer into the store, and queries.

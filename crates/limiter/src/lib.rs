@@ -1,0 +1,1 @@
+//! May this send go now? Shared through Redis or local, with one arithmetic.

@@ -1,0 +1,1 @@
+//! One attempt at one provider API, read for what its answer means.

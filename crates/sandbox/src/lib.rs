@@ -1,0 +1,1 @@
+//! A fake provider, scriptable, for tests of one's own.

@@ -1,0 +1,1 @@
+//! What outlives a process: traits by concern, PostgreSQL adapter.

@@ -1,0 +1,1 @@
+//! Scenarios live in `tests/`; this library is empty.
