@@ -1,0 +1,88 @@
+//! What went wrong, as what to do about it.
+
+/// The cause, for logs. It names no value of a row and no secret.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A call to the store failed. The variants are actions.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Away, starting, overloaded or full: nothing is wrong with the call. Try again later.
+    #[error("the store does not answer")]
+    Unavailable(#[source] Cause),
+    /// Address, credentials, rights, TLS or schema are wrong: an operator must act, and a later try may then work.
+    #[error("the store cannot be used as configured")]
+    Misconfigured(#[source] Cause),
+    /// This data will never be taken: do not try it again as it is.
+    #[error("the store refuses the data ({0})")]
+    Refused(String),
+}
+
+impl Error {
+    pub(crate) fn timed_out(limit: std::time::Duration) -> Error {
+        Error::Unavailable(format!("no answer within {limit:?}").into())
+    }
+
+    /// The error and its causes in one line, for logs and readiness.
+    pub fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(e) = cause {
+            let words = e.to_string();
+            if !text.ends_with(&words) {
+                text.push_str(": ");
+                text.push_str(&words);
+            }
+            cause = e.source();
+        }
+        text
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(e: sqlx::Error) -> Error {
+        match e {
+            sqlx::Error::Database(db) => by_sqlstate(db),
+            sqlx::Error::PoolTimedOut => Error::Unavailable("no connection to the database was to be had in time".into()),
+            sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => Error::Refused("cannot be encoded".to_owned()),
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::BeginFailed => Error::Unavailable(e.into()),
+            sqlx::Error::Migrate(m) => (*m).into(),
+            other => Error::Misconfigured(other.into()),
+        }
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for Error {
+    fn from(e: sqlx::migrate::MigrateError) -> Error {
+        use sqlx::migrate::MigrateError;
+        match e {
+            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => match Error::from(e) {
+                // There is no row in a migration whose data could be at fault.
+                Error::Refused(code) => Error::Misconfigured(format!("a migration failed ({code})").into()),
+                other => other,
+            },
+            other => Error::Misconfigured(other.into()),
+        }
+    }
+}
+
+/// PostgreSQL's error classes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn by_sqlstate(db: Box<dyn sqlx::error::DatabaseError>) -> Error {
+    let code = db.code().map(|c| c.into_owned()).unwrap_or_default();
+    match code.as_str() {
+        // A standby, after a failover: the writable one will be back.
+        "25006" => Error::Unavailable(db.into()),
+        c => match c.get(..2).unwrap_or_default() {
+            // Data exception, integrity constraint, program limit (an index row too large, more than 1 GB).
+            // Only the code is shown: the words can quote the data.
+            "22" | "23" | "54" => Error::Refused(format!("SQLSTATE {code}")),
+            // Authorisation, no such database, syntax or access rule, invalid schema, not supported, bad configuration file.
+            "28" | "3D" | "42" | "3F" | "0A" | "F0" => Error::Misconfigured(db.into()),
+            // Connection, resources, intervention, system, rollback by conflict; and whatever else there may be.
+            _ => Error::Unavailable(db.into()),
+        },
+    }
+}
