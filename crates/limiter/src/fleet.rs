@@ -1,0 +1,30 @@
+//! Who is alive, and who holds what.
+//!
+//! Workers report by heartbeat; a slow lane or a singleton job is held by a lease. Both run out by themselves on the
+//! server's clock, so a worker that died frees what it held, and nobody's clock takes part.
+
+mod local;
+mod redis;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use self::{local::LocalFleet, redis::RedisFleet};
+use crate::LimiterError;
+
+/// Heartbeats and leases of one fleet.
+#[async_trait]
+pub trait Fleet: Send + Sync {
+    /// Says that `worker_id` lives for `ttl` more; returns how many workers do, this one included.
+    async fn heartbeat(&self, worker_id: &str, ttl: Duration) -> Result<u64, LimiterError>;
+
+    /// Takes this worker out of the count at once: a drained worker must not be waited for.
+    async fn leave(&self, worker_id: &str) -> Result<(), LimiterError>;
+
+    /// Takes or renews the lease `name`; true when `worker_id` holds it for `ttl` from now.
+    async fn lease(&self, name: &str, worker_id: &str, ttl: Duration) -> Result<bool, LimiterError>;
+
+    /// Gives the lease back if `worker_id` holds it.
+    async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError>;
+}

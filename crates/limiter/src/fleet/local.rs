@@ -1,0 +1,73 @@
+//! Heartbeats and leases within one process.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+
+use super::Fleet;
+use crate::LimiterError;
+
+/// A fleet of the tasks of one process.
+#[derive(Debug, Default)]
+pub struct LocalFleet {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    workers: HashMap<String, Instant>,
+    leases: HashMap<String, (String, Instant)>,
+}
+
+impl LocalFleet {
+    /// A fleet without workers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+        // No operation leaves the maps half changed.
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
+    }
+}
+
+#[async_trait]
+impl Fleet for LocalFleet {
+    async fn heartbeat(&self, worker_id: &str, ttl: Duration) -> Result<u64, LimiterError> {
+        Ok(self.with(|state, now| {
+            state.workers.insert(worker_id.to_owned(), now + ttl);
+            state.workers.retain(|_, until| *until > now);
+            state.workers.len() as u64
+        }))
+    }
+
+    async fn leave(&self, worker_id: &str) -> Result<(), LimiterError> {
+        self.with(|state, _| state.workers.remove(worker_id));
+        Ok(())
+    }
+
+    async fn lease(&self, name: &str, worker_id: &str, ttl: Duration) -> Result<bool, LimiterError> {
+        Ok(self.with(|state, now| {
+            state.leases.retain(|_, (_, until)| *until > now);
+            let (holder, until) = state.leases.entry(name.to_owned()).or_insert_with(|| (worker_id.to_owned(), now));
+            let mine = holder == worker_id;
+            if mine {
+                *until = now + ttl;
+            }
+            mine
+        }))
+    }
+
+    async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError> {
+        self.with(|state, _| {
+            if state.leases.get(name).is_some_and(|(holder, _)| holder == worker_id) {
+                state.leases.remove(name);
+            }
+        });
+        Ok(())
+    }
+}

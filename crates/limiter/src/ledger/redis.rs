@@ -1,0 +1,232 @@
+//! The ledger in Redis, group-committed: whatever callers ask while one batch is on its way travels in the next.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Claim, Claimed, Ledger, LedgerError, Recorded};
+use crate::{
+    LimiterError,
+    redis::{RedisClient, Script},
+    wire::{decode, encode},
+};
+
+/// Operations in one script call: about a millisecond of the server's time.
+const BATCH: usize = 256;
+/// Callers that may wait before further ones are held back.
+const QUEUE: usize = 4_096;
+/// How long a result is offered to a server that is away.
+const RECORD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a withdrawal is: beyond the longest hold it would change nothing.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(300);
+/// Between tries while the server is away.
+const RETRY_GAP: Duration = Duration::from_millis(100);
+
+/// A ledger shared by the fleet. Dropping it ends its task once everything queued is answered.
+pub struct RedisLedger {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl RedisLedger {
+    /// A ledger over `client` that remembers an entry for `window` after its last change.
+    /// Must be called within a Tokio runtime: one task sends the batches.
+    pub fn new(client: RedisClient, window: Duration) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let committer = Committer {
+            client,
+            script: Script::new(include_str!("ledger.lua")),
+            life_ms: window.as_millis().clamp(1_000, 100_000_000_000).to_string(),
+            queue: VecDeque::new(),
+        };
+        tokio::spawn(committer.run(queue));
+        RedisLedger { jobs }
+    }
+
+    async fn put(&self, claim: &Claim, op: Op, patience: Duration) -> Result<Claimed, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { claim: claim.clone(), op, until: Instant::now() + patience, answer: Some(answer) };
+        let gone = || LimiterError::Unreachable { reason: "the ledger's task has ended".into() };
+        self.jobs.send(job).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+#[async_trait]
+impl Ledger for RedisLedger {
+    async fn claim(&self, claim: Claim) -> Result<Claimed, LedgerError> {
+        self.put(&claim, Op::Claim, Duration::ZERO).await
+    }
+
+    async fn record(&self, claim: &Claim, result: Recorded) -> Result<(), LedgerError> {
+        self.put(claim, Op::Record(result), RECORD_PATIENCE).await.map(drop)
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<(), LedgerError> {
+        self.put(claim, Op::Release, RECORD_PATIENCE).await.map(drop)
+    }
+}
+
+struct Job {
+    claim: Claim,
+    op: Op,
+    /// Tried again until then while the server is away.
+    until: Instant,
+    /// Nobody waits for a withdrawal that follows a lost claim.
+    answer: Option<oneshot::Sender<Result<Claimed, LedgerError>>>,
+}
+
+enum Op {
+    Claim,
+    Record(Recorded),
+    Release,
+}
+
+impl Job {
+    fn finish(mut self, answer: Result<Claimed, LedgerError>) {
+        if let Some(waiting) = self.answer.take() {
+            // The caller may have given up: nothing to tell then.
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+struct Committer {
+    client: RedisClient,
+    script: Script,
+    life_ms: String,
+    queue: VecDeque<Job>,
+}
+
+impl Committer {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        loop {
+            if self.queue.is_empty() {
+                match jobs.recv().await {
+                    Some(job) => self.queue.push_back(job),
+                    None => return,
+                }
+            }
+            while self.queue.len() < QUEUE
+                && let Ok(job) = jobs.try_recv()
+            {
+                self.queue.push_back(job);
+            }
+            let batch: Vec<Job> = self.queue.drain(..self.queue.len().min(BATCH)).collect();
+            match self.commit(&batch).await {
+                Ok(replies) => {
+                    for (job, reply) in batch.into_iter().zip(replies) {
+                        // A claim whose caller went away while it travelled would stand until its deadline.
+                        let unwanted = matches!(job.op, Op::Claim)
+                            && matches!(reply, Ok(Claimed::Granted | Claimed::Expired { .. }))
+                            && job.answer.as_ref().is_none_or(oneshot::Sender::is_closed);
+                        if unwanted {
+                            self.queue.push_back(withdrawal(job.claim.clone()));
+                        }
+                        job.finish(reply);
+                    }
+                }
+                Err(error) => {
+                    self.put_off(batch, &error);
+                    if error.is_transient() && !self.queue.is_empty() {
+                        tokio::time::sleep(RETRY_GAP).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// After a failed batch: claims fail, results and withdrawals stay until their time is over.
+    fn put_off(&mut self, batch: Vec<Job>, error: &LedgerError) {
+        let now = Instant::now();
+        let waiting = std::mem::take(&mut self.queue);
+        let asked = batch.len();
+        for (i, job) in batch.into_iter().chain(waiting).enumerate() {
+            match job.op {
+                Op::Claim => {
+                    // It may stand on the server although nobody will make the call: withdraw it first of all.
+                    if i < asked && matches!(error, LimiterError::TimedOut { .. }) {
+                        self.queue.push_back(withdrawal(job.claim.clone()));
+                    }
+                    job.finish(Err(error.clone()));
+                }
+                Op::Record(_) | Op::Release if error.is_transient() && job.until > now => self.queue.push_back(job),
+                // Refused jobs of this batch must not come back; the others have not been tried.
+                Op::Record(_) | Op::Release if i >= asked && job.until > now => self.queue.push_back(job),
+                Op::Record(_) | Op::Release => job.finish(Err(error.clone())),
+            }
+        }
+    }
+
+    async fn commit(&self, batch: &[Job]) -> Result<Vec<Result<Claimed, LedgerError>>, LedgerError> {
+        let keys: Vec<String> = batch.iter().map(|job| self.key(&job.claim)).collect();
+        let wire: Vec<Wire<'_>> = batch.iter().map(Wire::of).collect();
+        let request = encode(&wire)?;
+        let bytes = self.client.run(&self.script, &keys, &[&request, self.life_ms.as_bytes()]).await?;
+        let replies: Vec<(u8, u64, u8, String)> = decode(&bytes)?;
+        if replies.len() != batch.len() {
+            return Err(unreadable());
+        }
+        Ok(replies.into_iter().map(answer).collect())
+    }
+
+    /// Ids and batches hold no `@`, so the two forms never meet.
+    fn key(&self, claim: &Claim) -> String {
+        match &claim.replay {
+            None => self.client.key("sent", &claim.id),
+            Some(batch) => self.client.key("resent", &format!("{batch}@{}", claim.id)),
+        }
+    }
+}
+
+fn withdrawal(claim: Claim) -> Job {
+    Job { claim, op: Op::Release, until: Instant::now() + RELEASE_PATIENCE, answer: None }
+}
+
+/// An operation as `ledger.lua` reads it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Wire<'a> {
+    Claim(u8, u32, u64, u64, u64, &'a str),
+    Record(u8, u32, u8, &'a str),
+    Release(u8, u32, u64),
+}
+
+impl<'a> Wire<'a> {
+    fn of(job: &'a Job) -> Self {
+        let claim = &job.claim;
+        match &job.op {
+            Op::Claim => {
+                let hold_us = claim.hold.as_micros().min(86_400_000_000) as u64;
+                Wire::Claim(1, claim.attempt, claim.digest, claim.token, hold_us, &claim.owner)
+            }
+            Op::Record(Recorded::Sent { note }) => Wire::Record(2, claim.attempt, 2, note),
+            Op::Record(Recorded::Retry { note }) => Wire::Record(2, claim.attempt, 3, note),
+            Op::Record(Recorded::Dead { note }) => Wire::Record(2, claim.attempt, 4, note),
+            Op::Release => Wire::Release(3, claim.attempt, claim.token),
+        }
+    }
+}
+
+fn answer((code, number, state, note): (u8, u64, u8, String)) -> Result<Claimed, LedgerError> {
+    let small = u32::try_from(number).unwrap_or(u32::MAX);
+    Ok(match (code, state) {
+        // 0: recorded or released; nobody looks at the value.
+        (0 | 1, _) => Claimed::Granted,
+        (2, _) => Claimed::Held { until_us: number },
+        (3, _) => Claimed::Expired { lost: small },
+        (4, 2) => Claimed::Done { attempt: small, result: Recorded::Sent { note } },
+        (4, 3) => Claimed::Done { attempt: small, result: Recorded::Retry { note } },
+        (4, 4) => Claimed::Done { attempt: small, result: Recorded::Dead { note } },
+        (5, _) => Claimed::Conflict,
+        _ => return Err(unreadable()),
+    })
+}
+
+fn unreadable() -> LedgerError {
+    LimiterError::Refused { reason: "the ledger's reply makes no sense; is another version running?".into() }
+}

@@ -1,0 +1,425 @@
+-- The limiter's arithmetic inside Redis: one call of one worker, all or nothing for each head.
+-- The same steps as src/rules, with the same integers; the numbers of the rules are those of its module docs.
+--
+-- KEYS[1] the epoch, KEYS[i + 1] bucket i.
+-- ARGV[1] msgpack {buckets, lanes}
+--   buckets  flat: T, burst, reserve, shared (0 or 1), next bucket ...
+--   lanes    {class 0..3, destination, {bucket from 1, account first}, {cost, count, ...}, since or 0, id, seq}
+-- ARGV[2] the time, for replaying a trace; without it, the server's
+-- reply    msgpack {now, {{{date - now, ...}, retry - now, bucket, why} a lane}}
+--          why 0 nothing denied, 1 date, 2 turn, 3 ticket, 4 gap
+
+local HORIZON, OUT_OF_TURN, LEAD, ACTIVE, PATIENCE = 100000, 20000, 50000, 250000, 100000
+local GAP, SLACK, KEEP, FORGET, MAX_DEBT = 20000, 2000, 10000000, 1000000, 2000000000000000
+local MARK_STEP = 5 * GAP
+local WEIGHT = {3, 8, 24}
+local DATE, TURN, TICKET, GAPPED = 1, 2, 3, 4
+local HUGE = math.huge
+local floor, max, min, ceil = math.floor, math.max, math.min, math.ceil
+
+-- A bucket's value: a flat array. [ACTIVE_AT + class] for class 0..3, [TAG_AT + class] for class 1..3.
+-- TURNS holds per class {v, destination, tag, until, destination, ...}, only at accounts.
+local INTERVAL, TAT, EXPIRES, TAG_AT, V, ACTIVE_AT = 1, 2, 3, 3, 7, 8
+local T_UNTIL, T_RANK, T_HOLDER, TURNS = 12, 13, 14, 15
+
+local request = cmsgpack.unpack(ARGV[1])
+local specs, lanes = request[1], request[2]
+local now
+if ARGV[2] then
+  now = tonumber(ARGV[2])
+else
+  local t = redis.call('TIME')
+  now = tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+-- ---- load ------------------------------------------------------------------------------------------------------
+
+-- Slices, because a Lua call takes no more than some 8,000 arguments.
+local values = {}
+for from = 1, #KEYS, 4000 do
+  local to = min(from + 3999, #KEYS)
+  local part = redis.call('MGET', unpack(KEYS, from, to))
+  for i = 1, to - from + 1 do values[from + i - 1] = part[i] end
+end
+
+local epoch = values[1] and tonumber(values[1])
+if not (epoch and epoch <= now) then
+  epoch = now
+  redis.call('SET', KEYS[1], string.format('%.0f', now))
+end
+
+-- Time left until full, at another interval; see rescale() in rules/state.rs.
+local function rescale(left, old, new)
+  local scale = 1
+  while max(old, new) > 67108864 * scale do scale = scale * 2 end
+  local whole = floor(left / old)
+  local rest = left - whole * old
+  local part = 0
+  if rest > 0 then
+    if old < scale then part = new
+    else part = min(new, ceil(ceil(rest / scale) * ceil(new / scale) / floor(old / scale)) * scale) end
+  end
+  return min(whole * new + part, MAX_DEBT)
+end
+
+local function load_bucket(raw, interval, burst)
+  local full_at = epoch + burst * interval
+  if raw then
+    local ok, s = pcall(cmsgpack.unpack, raw)
+    if not ok or type(s) ~= 'table' or #s < T_HOLDER then
+      -- Not ours: take the bucket for empty.
+      full_at = now + burst * interval
+    elseif s[EXPIRES] > now then
+      if s[INTERVAL] ~= interval then
+        if s[TAT] > now then s[TAT] = now + rescale(s[TAT] - now, s[INTERVAL], interval) end
+        s[INTERVAL] = interval
+      end
+      return s
+    end
+  end
+  return {interval, full_at, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ''}
+end
+
+-- During the call, by bucket: T burst reserve shared horizon, state, presence by class, dirty.
+local n_buckets = #KEYS - 1
+local T, burst, reserve, shared, horizon, state, present, dirty = {}, {}, {}, {}, {}, {}, {}, {}
+-- At accounts, by bucket and class: {v, name -> {tag, until, present, name}, list of the same}
+local turns = {}
+
+for b = 1, n_buckets do
+  local at = 4 * (b - 1)
+  T[b], burst[b], reserve[b], shared[b] = specs[at + 1], specs[at + 2], specs[at + 3], specs[at + 4] == 1
+  horizon[b] = min(max(reserve[b] * T[b], 2 * GAP), HORIZON)
+  state[b] = load_bucket(values[b + 1], T[b], burst[b])
+  present[b] = {}
+end
+
+for i = 1, #lanes do
+  local b = lanes[i][3][1]
+  if not turns[b] then
+    local stored, by_class = state[b][TURNS], {}
+    for class = 0, 3 do
+      local s = stored and stored[class + 1]
+      local entries = {s and s[1] or 0, {}, {}}
+      if s then
+        for at = 2, #s, 3 do
+          local entry = {s[at + 1], s[at + 2], false, s[at]}
+          entries[2][s[at]] = entry
+          entries[3][#entries[3] + 1] = entry
+        end
+      end
+      by_class[class] = entries
+    end
+    turns[b] = by_class
+  end
+end
+
+local function horizon_of(b, class) return class == 0 and HORIZON or horizon[b] end
+
+local function offset_of(b, class, cost)
+  local need = class == 0 and cost or cost + reserve[b]
+  return (min(need, burst[b]) - burst[b]) * T[b]
+end
+
+local function waiting(b, class) return state[b][ACTIVE_AT + class] > now or present[b][class] end
+
+-- ---- rule 1: who is here -----------------------------------------------------------------------------------------
+
+-- In a lane, by position: 1 class .. 7 seq as asked, 8 ticket name, 9 its turn, 10 next run, 11 left of the run.
+for i = 1, #lanes do
+  local lane = lanes[i]
+  local class, buckets, cost = lane[1], lane[3], lane[4][1]
+  lane[8], lane[10], lane[11] = lane[6] .. ':' .. lane[7], 1, lane[4][2]
+  local far, far_at = 0, 0
+  for k = 1, #buckets do
+    local b = buckets[k]
+    local s = state[b]
+    if class > 0 and not waiting(b, class) then s[TAG_AT + class] = max(s[TAG_AT + class], s[V]) end
+    if k == 1 then
+      local entries = turns[b][class]
+      local entry = entries[2][lane[2]]
+      if not entry then
+        entry = {entries[1], 0, false, lane[2]}
+        entries[2][lane[2]] = entry
+        entries[3][#entries[3] + 1] = entry
+      elseif entry[2] <= now and not entry[3] then
+        entry[1] = max(entry[1], entries[1])
+      end
+      lane[9] = entry
+    end
+    if max(now, s[TAT] + offset_of(b, class, cost)) > now + horizon_of(b, class) then
+      far, far_at = far + 1, b
+    end
+  end
+  for k = 1, #buckets do
+    local b = buckets[k]
+    if far == 0 or (far == 1 and far_at == b) then
+      present[b][class] = true
+      if k == 1 then lane[9][3] = true end
+    end
+  end
+end
+
+-- ---- rule 3: what others allow a lane at its k-th bucket -----------------------------------------------------------
+-- returns blocked, least tag of other classes, limit of mine, least of other destinations, limit of mine
+
+local function limits(lane, k)
+  local b, class = lane[3][k], lane[1]
+  local s = state[b]
+  local blocked, least, limit, least_turn, turn_limit = false, HUGE, HUGE, HUGE, HUGE
+  if class > 0 then
+    blocked = waiting(b, 0)
+    for other = 1, 3 do
+      if other ~= class and s[TAG_AT + other] < least and waiting(b, other) then least = s[TAG_AT + other] end
+    end
+    limit = least + floor(2 * LEAD / T[b])
+  end
+  if k == 1 then
+    local mine, list, n = lane[9], turns[b][class][3], 1
+    for e = 1, #list do
+      local entry = list[e]
+      if entry ~= mine and (entry[3] or entry[2] > now) then
+        n = n + 1
+        if entry[1] < least_turn then least_turn = entry[1] end
+      end
+    end
+    turn_limit = least_turn + floor(LEAD / (T[b] * n))
+  end
+  return blocked, least, limit, least_turn, turn_limit
+end
+
+-- ---- rules 4 and 5: grant a lane's heads while they may go ----------------------------------------------------------
+-- What others do is constant during a visit, so it is looked up once; the inner loop only adds and compares.
+
+local out = {}
+for i = 1, #lanes do out[i] = {{}, 0, 0, 0} end
+
+local function visit(lane, answer, in_turn_only, only_one)
+  local class, buckets, runs, mine = lane[1], lane[3], lane[4], lane[9]
+  local n = #buckets
+  local rank = class == 0 and 0 or 1
+  local weight = WEIGHT[class]
+  local far_of, tick, blocked, least, limit = {}, {}, {}, {}, {}
+  local tat, tag, charge, offset, least_before = {}, {}, {}, {}, {}
+  local least_turn, turn_limit, last_tag, last_turn
+  for k = 1, n do
+    local b = buckets[k]
+    local s = state[b]
+    local lt, tl
+    blocked[k], least[k], limit[k], lt, tl = limits(lane, k)
+    if k == 1 then least_turn, turn_limit = lt, tl end
+    tick[k] = s[T_UNTIL] > now and s[T_RANK] <= rank and s[T_HOLDER] ~= lane[8]
+    far_of[k] = now + horizon_of(b, class)
+    tat[k] = s[TAT]
+    tag[k] = class > 0 and s[TAG_AT + class] or 0
+  end
+  local dates, turn_tag = answer[1], mine[1]
+  local granted, known_cost = 0, nil
+  local d, from, why, bind, retry, latest
+  while true do
+    local cost = runs[lane[10]]
+    if not cost then why = nil; break end
+    if cost ~= known_cost then
+      known_cost = cost
+      for k = 1, n do
+        local b = buckets[k]
+        offset[k] = offset_of(b, class, cost)
+        charge[k] = min(cost * T[b], MAX_DEBT)
+      end
+    end
+
+    d, from, why, latest = now, 1, nil, 0
+    local account_date = now
+    for k = 1, n do
+      local f = tat[k] + offset[k]
+      if f < now then f = now end
+      if f > d then d, from = f, k end
+      if k == 1 then account_date = f end
+      if tick[k] then
+        if why ~= DATE then bind, retry, why = k, max(now + 2 * GAP, f - HORIZON), TICKET end
+      elseif f > far_of[k] then
+        if why ~= DATE or f > latest then
+          local ahead = class == 0 and HORIZON or floor(horizon[buckets[k]] / 2)
+          latest, bind, retry, why = f, k, max(now + GAP, f - ahead), DATE
+        end
+      elseif why ~= DATE and why ~= TICKET and (in_turn_only or f > now + OUT_OF_TURN)
+        and (blocked[k] or tag[k] > limit[k] or turn_tag > turn_limit) then
+        bind, retry, why = k, max(now + GAP, f - OUT_OF_TURN), TURN
+      end
+    end
+    if not why then
+      for k = 1, n do
+        local b = buckets[k]
+        if k == 1 or shared[b] then
+          local base = max(tat[k], now)
+          if k > 1 and account_date > base then base = account_date end
+          local slack = max(floor((burst[b] - 1) * T[b] / 8), SLACK)
+          if d - base > slack then
+            bind, retry, why = from, max(now + GAP, d - slack), GAPPED
+            break
+          end
+        end
+      end
+    end
+    if why then break end
+
+    for k = 1, n do
+      local t = tat[k]
+      if d > t then t = d end
+      tat[k] = t + charge[k]
+      if weight then
+        least_before[k] = tag[k]
+        tag[k] = tag[k] + cost * weight
+      end
+    end
+    last_turn = turn_tag
+    turn_tag = turn_tag + cost
+    granted = granted + 1
+    dates[#dates + 1] = d - now
+    lane[11] = lane[11] - 1
+    if lane[11] == 0 then
+      lane[10] = lane[10] + 2
+      lane[11] = runs[lane[10] + 1]
+    end
+    if only_one then break end
+  end
+
+  if granted > 0 then
+    for k = 1, n do
+      local b = buckets[k]
+      local s = state[b]
+      dirty[b] = true
+      s[TAT] = tat[k]
+      if weight then
+        -- Tags only grow, so the last grant's is the largest that the bucket's clock may take.
+        s[V] = max(s[V], min(least_before[k], least[k]))
+        s[TAG_AT + class] = tag[k]
+      end
+      if s[T_HOLDER] == lane[8] then s[T_UNTIL], s[T_RANK], s[T_HOLDER] = 0, 0, '' end
+    end
+    local entries = turns[buckets[1]][class]
+    entries[1] = max(entries[1], min(last_turn, least_turn))
+    mine[1] = turn_tag
+    lane[5], lane[7] = 0, lane[7] + granted
+    lane[8] = lane[6] .. ':' .. lane[7]
+  end
+  if why then
+    answer[2], answer[3], answer[4] = retry, buckets[bind], why
+  else
+    answer[2], answer[3], answer[4] = 0, 0, 0
+  end
+  return granted > 0
+end
+
+-- ---- rules 2 and 6: order, sweeps ------------------------------------------------------------------------------------
+
+local order, class_key, turn_key = {}, {}, {}
+for i = 1, #lanes do
+  local lane = lanes[i]
+  order[i] = i
+  class_key[i] = lane[1] == 0 and -1 or state[lane[3][1]][TAG_AT + lane[1]]
+  turn_key[i] = lane[9][1]
+end
+table.sort(order, function(a, b)
+  if class_key[a] ~= class_key[b] then return class_key[a] < class_key[b] end
+  if turn_key[a] ~= turn_key[b] then return turn_key[a] < turn_key[b] end
+  return a < b
+end)
+
+-- Phase 1 serves in turn only; when a sweep grants nothing, phase 2 gives away what would go to waste, one a lane.
+local done, in_turn_only = {}, true
+while true do
+  local any = false
+  for at = 1, #order do
+    local i = order[at]
+    if not done[i] then
+      local lane, answer = lanes[i], out[i]
+      if visit(lane, answer, in_turn_only, not in_turn_only) then any = true end
+      done[i] = answer[4] == DATE or (answer[4] == 0 and not lane[4][lane[10]])
+    end
+  end
+  if any then in_turn_only = true
+  elseif in_turn_only then in_turn_only = false
+  else break end
+end
+
+-- ---- rule 7: what those left waiting leave behind -----------------------------------------------------------------------
+
+for i = 1, #lanes do
+  local lane, answer = lanes[i], out[i]
+  local cost = lane[4][lane[10]]
+  if cost then
+    local class, b, why = lane[1], answer[3], answer[4]
+    local rank = class == 0 and 0 or 1
+    local s = state[b]
+    local till = max(now, answer[2]) + ACTIVE
+    if till > s[ACTIVE_AT + class] + MARK_STEP then
+      s[ACTIVE_AT + class] = till
+      dirty[b] = true
+    end
+    if b == lane[3][1] and till > lane[9][2] + MARK_STEP then
+      lane[9][2] = till
+      dirty[b] = true
+    end
+    if rank == 0 or (lane[5] > 0 and now - lane[5] >= PATIENCE) then
+      for k = 1, #lane[3] do
+        local q = lane[3][k]
+        local t = state[q]
+        local take = t[T_HOLDER] == lane[8]
+        if take then
+          take = why ~= TICKET
+        elseif q == b and (t[T_UNTIL] <= now or t[T_RANK] > rank) then
+          if why == DATE then
+            local most = min(cost, burst[q] - reserve[q])
+            take = cost > 1 and (most - 1) * T[q] > horizon_of(q, class) - OUT_OF_TURN
+          else
+            take = why == GAPPED and k > 1 and shared[q]
+          end
+          if take then
+            local blocked, _, limit, _, turn_limit = limits(lane, k)
+            local tag = class > 0 and t[TAG_AT + class] or 0
+            take = not blocked and tag <= limit and lane[9][1] <= turn_limit
+          end
+        end
+        if take then
+          t[T_UNTIL], t[T_RANK], t[T_HOLDER] = till, rank, lane[8]
+          dirty[q] = true
+        end
+      end
+    end
+  end
+end
+
+-- ---- save what changed ----------------------------------------------------------------------------------------------------
+
+for b = 1, n_buckets do
+  if dirty[b] then
+    local s = state[b]
+    if turns[b] then
+      local stored = {}
+      for class = 0, 3 do
+        local v, list = turns[b][class][1], turns[b][class][3]
+        local flat, at = {v}, 1
+        for e = 1, #list do
+          local entry = list[e]
+          if entry[2] + FORGET >= now or entry[1] > v then
+            flat[at + 1], flat[at + 2], flat[at + 3] = entry[4], entry[1], entry[2]
+            at = at + 3
+          end
+        end
+        stored[class + 1] = flat
+      end
+      s[TURNS] = stored
+    end
+    local left = max(s[TAT] - now, 0)
+    s[EXPIRES] = now + left + KEEP
+    -- The server forgets a little later than the arithmetic does.
+    redis.call('SET', KEYS[b + 1], cmsgpack.pack(s), 'PX', string.format('%.0f', floor((left + KEEP) / 1000) + 1000))
+  end
+end
+
+for i = 1, #lanes do
+  local answer = out[i]
+  if answer[4] ~= 0 then answer[2] = answer[2] - now end
+end
+return cmsgpack.pack({now, out})

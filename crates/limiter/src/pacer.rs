@@ -1,0 +1,470 @@
+//! When a worker calls its limiter, and with which heads. Pure: it takes `now` on the limiter's clock.
+//!
+//! The owner pushes each message it holds for its lane, asks [`Pacer::next_call_at`] when to wake, sends what
+//! [`Pacer::begin`] returns, and hands the reply to [`Pacer::complete`], which returns the granted heads with their
+//! dates. Promises:
+//!
+//! - one call under way at a time, [`CALL_GAP_US`] apart; [`CRITICAL_GAP_US`] when a critical head has just arrived, as
+//!   long as that keeps the average below one per [`CALL_GAP_US`];
+//! - only heads whose limits may have something for them soon are asked about, at most `max_heads` a call and never
+//!   more than there are free slots to send them with; where slots are scarce, critical first, then 8 : 3 : 1;
+//! - heads of one *flow* (a lane's messages that touch the same buckets) go in the order pushed; flows are independent,
+//!   so a lane may hold thousands of tail domains. Work per call follows the flows that are due, not those that wait.
+
+mod flow;
+mod schedule;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use paceline_core::Class;
+
+use self::{
+    flow::{Flow, FlowKey, Waiting},
+    schedule::Schedule,
+};
+use crate::{Ask, BucketSpec, CALL_GAP_US, CRITICAL_GAP_US, LaneAsk, Reply, Why};
+
+/// A lane as the broker names it; what is given back together.
+pub type LaneKey = Arc<str>;
+
+/// Heads in one call, so that it stays cheap for the server.
+pub const MAX_HEADS: usize = 500;
+/// What the heads of one call should cover of each bucket's time.
+const COVER_US: u64 = 100_000;
+/// Calls a critical head may bring forward in a row.
+const CALL_CREDIT: u64 = 10;
+/// First wait after a failed call; doubles up to the second figure.
+const BACKOFF_US: (u64, u64) = (50_000, 1_000_000);
+/// Shares of free slots: high, normal, low.
+const WEIGHT: [u64; 4] = [0, 3, 8, 24];
+
+/// A message that waits for its grant.
+#[derive(Debug)]
+pub struct Head<H> {
+    /// Comes back with the grant.
+    pub handle: H,
+    /// Recipients, at least 1.
+    pub cost: u32,
+    pub class: Class,
+    /// Whose turn it is within the account; `tail` for all tail domains.
+    pub destination: Arc<str>,
+    /// What it touches, the account first. Share one `Arc` between messages: it is compared by address first.
+    pub buckets: Arc<[BucketSpec]>,
+}
+
+/// A granted head: to be sent not before `date_us`, and not later than that + [`crate::GRANT_LIFE_US`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Granted<H> {
+    pub handle: H,
+    pub date_us: u64,
+    pub lane: LaneKey,
+}
+
+/// A call under way: send [`Call::ask`], then hand it back with the outcome.
+#[derive(Debug)]
+pub struct Call {
+    ask: Ask,
+    /// Flow and the sequence numbers of its heads, one a lane of the ask.
+    asked: Vec<(u64, Vec<u64>)>,
+}
+
+impl Call {
+    /// What to ask the limiter.
+    pub fn ask(&self) -> &Ask {
+        &self.ask
+    }
+}
+
+/// What keeps the heads of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// No grant before this.
+    pub retry_at_us: u64,
+    /// The bucket that binds.
+    pub bucket: Arc<str>,
+    pub why: Why,
+}
+
+/// The driver of one worker. `H` is whatever the owner keeps for a message.
+#[derive(Debug)]
+pub struct Pacer<H> {
+    worker: Arc<str>,
+    max_heads: usize,
+    flows: HashMap<u64, Flow<H>>,
+    by_key: HashMap<FlowKey, u64>,
+    /// Flows of each lane, and heads held.
+    lanes: HashMap<LaneKey, (HashSet<u64>, usize)>,
+    /// Flows with heads, by account and class: what the account's rate is divided by.
+    sharing: HashMap<(Arc<str>, Class), u32>,
+    schedule: Schedule,
+    holds: HashMap<Arc<str>, u64>,
+    next_flow: u64,
+    next_head: u64,
+    under_way: bool,
+    last_call_us: Option<u64>,
+    not_before_us: u64,
+    failures: u32,
+    /// GCRA over this worker's own calls.
+    calls_tat_us: u64,
+    slot_tags: [u64; 4],
+    wasted: u64,
+}
+
+impl<H> Pacer<H> {
+    /// A pacer for the worker so named; the name must be unlike those of other live workers.
+    pub fn new(worker_id: &str) -> Self {
+        Pacer {
+            worker: worker_id.into(),
+            max_heads: MAX_HEADS,
+            flows: HashMap::new(),
+            by_key: HashMap::new(),
+            lanes: HashMap::new(),
+            sharing: HashMap::new(),
+            schedule: Schedule::default(),
+            holds: HashMap::new(),
+            next_flow: 0,
+            next_head: 0,
+            under_way: false,
+            last_call_us: None,
+            not_before_us: 0,
+            failures: 0,
+            calls_tat_us: 0,
+            slot_tags: [0; 4],
+            wasted: 0,
+        }
+    }
+
+    /// Sets the most heads in one call, [`MAX_HEADS`] unless told.
+    #[must_use]
+    pub fn with_max_heads(mut self, max_heads: usize) -> Self {
+        self.max_heads = max_heads.clamp(1, crate::MAX_HEADS);
+        self
+    }
+
+    /// Takes a head at the end of its lane. Its limits are those of its latest message.
+    ///
+    /// A head without buckets has no limits and must not come here; it would wait for ever.
+    pub fn push(&mut self, lane: LaneKey, head: Head<H>, now_us: u64) {
+        let id = self.flow_for(&lane, &head);
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let was_empty = flow.heads.is_empty();
+        flow.buckets = head.buckets;
+        flow.heads.push_back(Waiting { order: self.next_head, cost: head.cost.max(1), handle: head.handle });
+        self.next_head += 1;
+        if let Some((_, held)) = self.lanes.get_mut(&lane) {
+            *held += 1;
+        }
+        if was_empty {
+            flow.hint = None;
+            flow.since_us = 0;
+            let (class, account) = (flow.class, flow.account());
+            if let Some(account) = account {
+                *self.sharing.entry((account, class)).or_default() += 1;
+            }
+            if !self.flows[&id].in_call {
+                self.schedule.set(id, class, now_us, class == Class::Critical);
+            }
+        }
+    }
+
+    /// When [`Pacer::begin`] will next have something to ask; `None` while a call is under way or nothing waits.
+    pub fn next_call_at(&self, now_us: u64) -> Option<u64> {
+        if self.under_way {
+            return None;
+        }
+        let after = |gap: u64| self.last_call_us.map_or(0, |t| t + gap);
+        let regular = self.schedule.earliest().map(|due| due.max(after(CALL_GAP_US)));
+        let urgent = self.schedule.earliest_fresh().map(|due| {
+            let credit = self.calls_tat_us.saturating_sub(CALL_CREDIT * CALL_GAP_US);
+            due.max(after(CRITICAL_GAP_US)).max(credit.min(after(CALL_GAP_US)))
+        });
+        let at = match (regular, urgent) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b)?,
+        };
+        Some(at.max(self.not_before_us).max(now_us))
+    }
+
+    /// Starts a call if one is due and something can be asked. `free_slots`: how many sends may be added now.
+    pub fn begin(&mut self, now_us: u64, free_slots: usize) -> Option<Call> {
+        if free_slots == 0 || self.next_call_at(now_us)? > now_us {
+            return None;
+        }
+        let mut call = Call { ask: Ask::default(), asked: Vec::new() };
+        let mut buckets: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut left = free_slots.min(self.max_heads);
+        let mut passed: Vec<(u64, Class, u64)> = Vec::new();
+        self.start_slot_turns(now_us);
+        while left > 0
+            && let Some((class, id)) = self.schedule.pop_due(now_us + CALL_GAP_US, |c| self.slot_tags[c.index()])
+        {
+            let Some(flow) = self.flows.get(&id) else { continue };
+            if let Some((until, bucket)) = self.held_until(flow, now_us) {
+                if let Some(flow) = self.flows.get_mut(&id) {
+                    flow.hint = Some(Hint { retry_at_us: until, bucket, why: Why::Hold });
+                }
+                passed.push((id, class, until));
+                continue;
+            }
+            let sharing = flow.account().and_then(|a| self.sharing.get(&(a, class)).copied()).unwrap_or(1);
+            let take = flow.worth_asking(sharing, COVER_US).min(left);
+            if call.ask.buckets.len() + flow.buckets.len() > crate::MAX_BUCKETS {
+                passed.push((id, class, now_us));
+                break;
+            }
+            left -= take;
+            self.slot_tags[class.index()] += take as u64 * WEIGHT[class.index()];
+            let positions = flow.buckets.iter().map(|b| {
+                *buckets.entry(b.key.clone()).or_insert_with(|| {
+                    call.ask.buckets.push(b.clone());
+                    call.ask.buckets.len() - 1
+                })
+            });
+            call.ask.lanes.push(LaneAsk {
+                class,
+                destination: flow.destination.clone(),
+                buckets: positions.collect(),
+                costs: flow.heads.iter().take(take).map(|h| h.cost).collect(),
+                since_us: flow.since_us,
+                id: flow.name.clone(),
+                seq: flow.seq,
+            });
+            call.asked.push((id, flow.heads.iter().take(take).map(|h| h.order).collect()));
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.in_call = true;
+            }
+        }
+        for (id, class, due) in passed {
+            self.schedule.set(id, class, due, false);
+        }
+        if call.asked.is_empty() {
+            return None;
+        }
+        self.under_way = true;
+        self.last_call_us = Some(now_us);
+        self.calls_tat_us = self.calls_tat_us.max(now_us) + CALL_GAP_US;
+        Some(call)
+    }
+
+    /// Takes the answer; returns the granted heads, each flow's in order. Grants of heads that were taken away
+    /// meanwhile are void and counted by [`Pacer::wasted`].
+    pub fn complete(&mut self, call: Call, reply: &Reply) -> Vec<Granted<H>> {
+        self.under_way = false;
+        self.failures = 0;
+        self.not_before_us = 0;
+        let mut granted = Vec::new();
+        let no_answer = crate::LaneGrant::default();
+        for (i, (id, orders)) in call.asked.into_iter().enumerate() {
+            let answer = reply.lanes.get(i).unwrap_or(&no_answer);
+            let Some(flow) = self.flows.get_mut(&id) else {
+                self.wasted += answer.dates_us.len() as u64;
+                continue;
+            };
+            flow.in_call = false;
+            let before = granted.len();
+            for (&date_us, order) in answer.dates_us.iter().zip(orders) {
+                match flow.heads.front() {
+                    Some(front) if front.order == order => {
+                        if let Some(head) = flow.heads.pop_front() {
+                            granted.push(Granted { handle: head.handle, date_us, lane: flow.lane.clone() });
+                        }
+                    }
+                    _ => self.wasted += 1,
+                }
+            }
+            flow.seq += answer.dates_us.len() as u64;
+            if !answer.dates_us.is_empty() {
+                flow.since_us = 0;
+            }
+            flow.hint = answer.denied.and_then(|d| {
+                let bucket = call.ask.buckets.get(d.bucket)?.key.clone();
+                Some(Hint { retry_at_us: d.retry_at_us, bucket, why: d.why })
+            });
+            if flow.hint.is_some() && flow.since_us == 0 {
+                flow.since_us = reply.now_us;
+            }
+            let (class, lane) = (flow.class, flow.lane.clone());
+            let due = flow.hint.as_ref().map_or(reply.now_us, |h| h.retry_at_us);
+            let empty = flow.heads.is_empty();
+            if let Some((_, held)) = self.lanes.get_mut(&lane) {
+                *held -= granted.len() - before;
+            }
+            if empty {
+                self.forget(id);
+            } else {
+                self.schedule.set(id, class, due, false);
+            }
+        }
+        granted
+    }
+
+    /// The call brought no answer: everything is asked again, after a wait that doubles with each failure.
+    pub fn failed(&mut self, call: Call, now_us: u64) {
+        self.under_way = false;
+        self.not_before_us = now_us + (BACKOFF_US.0 << self.failures.min(10)).min(BACKOFF_US.1);
+        self.failures += 1;
+        for (id, _) in call.asked {
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
+            flow.in_call = false;
+            let (class, empty) = (flow.class, flow.heads.is_empty());
+            if empty {
+                self.forget(id);
+            } else {
+                self.schedule.set(id, class, now_us, false);
+            }
+        }
+    }
+
+    /// Gives back everything held for a lane, in the order pushed.
+    pub fn take_lane(&mut self, lane: &LaneKey) -> Vec<H> {
+        self.take_where(lane, |_, _| true)
+    }
+
+    /// Gives back the heads of a lane whose flow cannot go before `later_than_us`, in the order pushed: for mixed
+    /// lanes, where a long wait belongs elsewhere.
+    pub fn take_waiting(&mut self, lane: &LaneKey, later_than_us: u64) -> Vec<H> {
+        self.take_where(lane, |_, hint| hint.is_some_and(|h| h.retry_at_us > later_than_us))
+    }
+
+    /// Gives back the heads of a lane that match, in the order pushed. The flow's hint comes with each head.
+    pub fn take_where(&mut self, lane: &LaneKey, mut wanted: impl FnMut(&H, Option<&Hint>) -> bool) -> Vec<H> {
+        let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
+        let ids: Vec<u64> = ids.iter().copied().collect();
+        let mut taken = Vec::new();
+        for id in ids {
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
+            let mut kept = std::collections::VecDeque::new();
+            for head in flow.heads.drain(..) {
+                if wanted(&head.handle, flow.hint.as_ref()) {
+                    taken.push((head.order, head.handle));
+                } else {
+                    kept.push_back(head);
+                }
+            }
+            flow.heads = kept;
+            if flow.heads.is_empty() {
+                self.forget(id);
+            }
+        }
+        if let Some((ids, held)) = self.lanes.get_mut(lane) {
+            *held -= taken.len();
+            if ids.is_empty() {
+                self.lanes.remove(lane);
+            }
+        }
+        taken.sort_by_key(|(order, _)| *order);
+        taken.into_iter().map(|(_, handle)| handle).collect()
+    }
+
+    /// Heads held for a lane.
+    pub fn held(&self, lane: &LaneKey) -> usize {
+        self.lanes.get(lane).map_or(0, |(_, held)| *held)
+    }
+
+    /// Heads held in all.
+    pub fn len(&self) -> usize {
+        self.lanes.values().map(|(_, held)| held).sum()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// What keeps a lane, if every flow of it was denied: the one that may go first.
+    pub fn hint(&self, lane: &LaneKey) -> Option<Hint> {
+        let (ids, _) = self.lanes.get(lane)?;
+        let mut first: Option<&Hint> = None;
+        for id in ids {
+            let hint = self.flows.get(id)?.hint.as_ref()?;
+            if first.is_none_or(|f| hint.retry_at_us < f.retry_at_us) {
+                first = Some(hint);
+            }
+        }
+        first.cloned()
+    }
+
+    /// Asks nothing that touches the bucket `key` before `until_us`: a pause, an open circuit, a Retry-After.
+    /// A later call replaces an earlier one; 0 ends the hold.
+    pub fn hold_bucket(&mut self, key: &Arc<str>, until_us: u64, now_us: u64) {
+        if until_us > now_us {
+            self.holds.insert(key.clone(), until_us);
+            return;
+        }
+        self.holds.remove(key);
+        for (id, flow) in &mut self.flows {
+            let held = flow.hint.as_ref().is_some_and(|h| h.why == Why::Hold && h.bucket == *key);
+            if held && !flow.in_call {
+                flow.hint = None;
+                self.schedule.set(*id, flow.class, now_us, flow.class == Class::Critical);
+            }
+        }
+    }
+
+    /// Grants that came for heads taken away meanwhile.
+    pub fn wasted(&self) -> u64 {
+        self.wasted
+    }
+
+    fn held_until(&self, flow: &Flow<H>, now_us: u64) -> Option<(u64, Arc<str>)> {
+        if self.holds.is_empty() {
+            return None;
+        }
+        let until = |b: &BucketSpec| self.holds.get(&b.key).copied().filter(|t| *t > now_us);
+        flow.buckets.iter().filter_map(|b| Some((until(b)?, b.key.clone()))).max()
+    }
+
+    /// A class without due heads does not save up slots.
+    fn start_slot_turns(&mut self, now_us: u64) {
+        let due = |c: &Class| self.schedule.is_due(*c, now_us + CALL_GAP_US);
+        let below_critical = &Class::ALL[1..];
+        let least = below_critical.iter().filter(|c| due(c)).map(|c| self.slot_tags[c.index()]).min();
+        for class in below_critical {
+            if let Some(least) = least
+                && !due(class)
+            {
+                let tag = &mut self.slot_tags[class.index()];
+                *tag = (*tag).max(least);
+            }
+        }
+    }
+
+    fn flow_for(&mut self, lane: &LaneKey, head: &Head<H>) -> u64 {
+        let key = FlowKey::new(lane, head.class, &head.destination, &head.buckets);
+        if let Some(id) = self.by_key.get(&key) {
+            return *id;
+        }
+        let id = self.next_flow;
+        self.next_flow += 1;
+        let name = format!("{}.{id}", self.worker).into();
+        self.flows.insert(id, Flow::new(lane.clone(), head, name));
+        self.by_key.insert(key, id);
+        self.lanes.entry(lane.clone()).or_default().0.insert(id);
+        id
+    }
+
+    /// Drops an empty flow and all that points to it; a call under way will not find it.
+    fn forget(&mut self, id: u64) {
+        let Some(flow) = self.flows.remove(&id) else { return };
+        self.schedule.remove(id);
+        self.by_key.remove(&FlowKey::new(&flow.lane, flow.class, &flow.destination, &flow.buckets));
+        if let Some((ids, held)) = self.lanes.get_mut(&flow.lane) {
+            ids.remove(&id);
+            if ids.is_empty() && *held == 0 {
+                self.lanes.remove(&flow.lane);
+            }
+        }
+        if let Some(account) = flow.account() {
+            let key = (account, flow.class);
+            if let Some(n) = self.sharing.get_mut(&key) {
+                *n -= 1;
+                if *n == 0 {
+                    self.sharing.remove(&key);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A flow: the heads of one lane that touch the same buckets.
+
+use std::{
+    collections::VecDeque,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use paceline_core::Class;
+
+use super::{Head, Hint, LaneKey};
+use crate::BucketSpec;
+
+#[derive(Debug)]
+pub(super) struct Flow<H> {
+    pub(super) lane: LaneKey,
+    pub(super) class: Class,
+    pub(super) destination: Arc<str>,
+    pub(super) buckets: Arc<[BucketSpec]>,
+    /// Names it to the limiter.
+    pub(super) name: Arc<str>,
+    pub(super) heads: VecDeque<Waiting<H>>,
+    /// Grants so far.
+    pub(super) seq: u64,
+    /// When the first head was first denied, or 0.
+    pub(super) since_us: u64,
+    /// What the last answer said about the first head.
+    pub(super) hint: Option<Hint>,
+    pub(super) in_call: bool,
+}
+
+/// A head in its flow.
+#[derive(Debug)]
+pub(super) struct Waiting<H> {
+    /// Position among everything ever pushed.
+    pub(super) order: u64,
+    pub(super) cost: u32,
+    pub(super) handle: H,
+}
+
+impl<H> Flow<H> {
+    pub(super) fn new(lane: LaneKey, first: &Head<H>, name: Arc<str>) -> Self {
+        Flow {
+            lane,
+            class: first.class,
+            destination: first.destination.clone(),
+            buckets: first.buckets.clone(),
+            name,
+            heads: VecDeque::new(),
+            seq: 1,
+            since_us: 0,
+            hint: None,
+            in_call: false,
+        }
+    }
+
+    pub(super) fn account(&self) -> Option<Arc<str>> {
+        self.buckets.first().map(|b| b.key.clone())
+    }
+
+    /// How many heads a call should carry: what the slowest bucket gives in `cover_us`, the account's share of it
+    /// where `sharing` flows divide it, and at least two, because one would cap a flow at one message a call.
+    pub(super) fn worth_asking(&self, sharing: u32, cover_us: u64) -> usize {
+        let mut most = u64::MAX;
+        for (k, bucket) in self.buckets.iter().enumerate() {
+            let divided_by = if k == 0 { u64::from(sharing.max(1)) } else { 1 };
+            most = most.min(cover_us / bucket.interval_us.saturating_mul(divided_by) + 1);
+        }
+        usize::try_from(most).unwrap_or(usize::MAX).max(2).min(self.heads.len())
+    }
+}
+
+/// What makes a flow: lane, class, destination and the names of its buckets, whatever their limits are just now.
+#[derive(Debug)]
+pub(super) struct FlowKey {
+    lane: LaneKey,
+    class: Class,
+    destination: Arc<str>,
+    buckets: Arc<[BucketSpec]>,
+}
+
+impl FlowKey {
+    pub(super) fn new(lane: &LaneKey, class: Class, destination: &Arc<str>, buckets: &Arc<[BucketSpec]>) -> Self {
+        FlowKey { lane: lane.clone(), class, destination: destination.clone(), buckets: buckets.clone() }
+    }
+}
+
+impl PartialEq for FlowKey {
+    fn eq(&self, other: &Self) -> bool {
+        let same_buckets = Arc::ptr_eq(&self.buckets, &other.buckets)
+            || (self.buckets.len() == other.buckets.len()
+                && self.buckets.iter().zip(&*other.buckets).all(|(a, b)| a.key == b.key));
+        self.class == other.class && same_buckets && self.destination == other.destination && self.lane == other.lane
+    }
+}
+
+impl Eq for FlowKey {}
+
+impl Hash for FlowKey {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.class.hash(state);
+        self.lane.hash(state);
+        // The last bucket is the most telling one (the tail domain).
+        if let Some(last) = self.buckets.last() {
+            last.key.hash(state);
+        }
+    }
+}

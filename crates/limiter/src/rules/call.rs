@@ -1,0 +1,258 @@
+//! One call: who is here, in which order, the sweeps, and what those left waiting leave behind.
+
+use std::sync::Arc;
+
+use super::{
+    ACTIVE_US, FORGET_US, GAP_US, HORIZON_US, MARK_STEP_US, OUT_OF_TURN_US, PATIENCE_US, State,
+    lane::{Lane, Visit},
+    state::{Bucket, Turn, Turns},
+};
+use crate::{Ask, BucketSpec, Denied, LaneGrant, LimiterError, Reply, Why};
+
+/// Grants what may go at `now_us` and changes `state` accordingly.
+pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, LimiterError> {
+    ask.check()?;
+    let mut call = Call::load(state, ask, now_us);
+    let mut lanes: Vec<Lane<'_>> = ask.lanes.iter().map(|l| call.admit(l)).collect();
+    let mut out = vec![LaneGrant::default(); lanes.len()];
+
+    let mut order: Vec<usize> = (0..lanes.len()).collect();
+    order.sort_by_key(|i| lanes[*i].order_key(&call));
+
+    // Phase 1 serves in turn only; when a sweep grants nothing, phase 2 gives away what would go to waste, one a lane.
+    let mut done = vec![false; lanes.len()];
+    let mut in_turn_only = true;
+    loop {
+        let mut any = false;
+        for &i in &order {
+            if done[i] {
+                continue;
+            }
+            let visit = Visit { in_turn_only, only_one: !in_turn_only };
+            any |= lanes[i].grant_while_possible(&mut call, visit, &mut out[i]);
+            done[i] = match out[i].denied {
+                None => lanes[i].exhausted(),
+                Some(denied) => denied.why == Why::Date,
+            };
+        }
+        match (any, in_turn_only) {
+            (true, _) => in_turn_only = true,
+            (false, true) => in_turn_only = false,
+            (false, false) => break,
+        }
+    }
+
+    for (lane, out) in lanes.iter().zip(&mut out) {
+        if lane.exhausted() {
+            out.denied = None;
+        } else if let Some(denied) = out.denied {
+            call.remember_waiting(lane, denied);
+        }
+    }
+    call.save(state, ask);
+    Ok(Reply { now_us, lanes: out })
+}
+
+/// The buckets of one call, loaded.
+pub(super) struct Call {
+    pub(super) now: u64,
+    pub(super) slots: Vec<Slot>,
+}
+
+/// A bucket during a call.
+pub(super) struct Slot {
+    pub(super) bucket: Bucket,
+    pub(super) t: u64,
+    pub(super) burst: u64,
+    pub(super) reserve: u64,
+    pub(super) shared: bool,
+    /// Some lane of this call has it first.
+    account: bool,
+    /// How far ahead classes other than critical may be dated.
+    pub(super) horizon: u64,
+    /// Classes present in this call where nothing else binds them.
+    pub(super) present: [bool; 4],
+    /// Likewise for destinations, by position in the bucket's turns.
+    pub(super) turn_present: [Vec<bool>; 4],
+    pub(super) dirty: bool,
+}
+
+impl Slot {
+    pub(super) fn horizon_of(&self, class: usize) -> u64 {
+        if class == 0 { HORIZON_US } else { self.horizon }
+    }
+
+    /// When the bucket can give `cost` to `class`.
+    pub(super) fn date(&self, now: u64, class: usize, cost: u64) -> u64 {
+        let need = if class == 0 { cost } else { cost + self.reserve }.min(self.burst);
+        (self.bucket.tat_us + need * self.t).saturating_sub(self.burst * self.t).max(now)
+    }
+
+    pub(super) fn waiting(&self, now: u64, class: usize) -> bool {
+        self.bucket.active_until_us[class] > now || self.present[class]
+    }
+
+    /// Destinations of `class`. Only called on accounts, which have them.
+    pub(super) fn turns(&mut self, class: usize) -> &mut Turns {
+        &mut self.bucket.turns.get_or_insert_default()[class]
+    }
+
+    pub(super) fn turns_of(&self, class: usize) -> (&[Turn], &[bool]) {
+        let entries = self.bucket.turns.as_ref().map_or(&[][..], |t| &t[class].entries);
+        (entries, &self.turn_present[class])
+    }
+}
+
+impl Call {
+    fn load(state: &mut State, ask: &Ask, now: u64) -> Call {
+        let epoch = state.epoch_us(now);
+        let slot = |spec: &BucketSpec| Slot {
+            bucket: state.load(spec, epoch, now),
+            t: spec.interval_us,
+            burst: u64::from(spec.burst),
+            reserve: u64::from(spec.reserve),
+            shared: spec.shared,
+            account: false,
+            horizon: (u64::from(spec.reserve) * spec.interval_us).clamp(2 * GAP_US, HORIZON_US),
+            present: [false; 4],
+            turn_present: Default::default(),
+            dirty: false,
+        };
+        let mut call = Call { now, slots: ask.buckets.iter().map(slot).collect() };
+        for lane in &ask.lanes {
+            let account = &mut call.slots[lane.buckets[0]];
+            account.account = true;
+            for class in 0..4 {
+                let known = account.turns(class).entries.len();
+                account.turn_present[class].resize(known, false);
+            }
+        }
+        call
+    }
+
+    /// Rule 1: a class or destination that was away starts level with the others, and one whose only obstacle is a
+    /// bucket is present at that bucket (at all of its buckets when nothing stands in its way).
+    fn admit<'a>(&mut self, ask: &'a crate::LaneAsk) -> Lane<'a> {
+        let now = self.now;
+        let class = ask.class.index();
+        let mut far = 0;
+        let mut far_at = 0;
+        let mut turn = 0;
+        for (k, &b) in ask.buckets.iter().enumerate() {
+            let slot = &mut self.slots[b];
+            if class > 0 && !slot.waiting(now, class) {
+                let tag = &mut slot.bucket.tags[class - 1];
+                *tag = (*tag).max(slot.bucket.v);
+            }
+            if k == 0 {
+                turn = slot.wake_destination(now, class, &ask.destination);
+            }
+            if slot.date(now, class, u64::from(ask.costs[0])) > now + slot.horizon_of(class) {
+                far += 1;
+                far_at = b;
+            }
+        }
+        for (k, &b) in ask.buckets.iter().enumerate() {
+            if far == 0 || (far == 1 && far_at == b) {
+                let slot = &mut self.slots[b];
+                slot.present[class] = true;
+                if k == 0 {
+                    slot.turn_present[class][turn] = true;
+                }
+            }
+        }
+        Lane::new(ask, turn)
+    }
+
+    /// Rule 7: marks a waiting head at the bucket that binds it, and its ticket.
+    fn remember_waiting(&mut self, lane: &Lane<'_>, denied: Denied) {
+        let now = self.now;
+        let until = now.max(denied.retry_at_us) + ACTIVE_US;
+        let (class, rank) = (lane.class, lane.rank());
+        let binding = &mut self.slots[denied.bucket];
+        if until > binding.bucket.active_until_us[class] + MARK_STEP_US {
+            binding.bucket.active_until_us[class] = until;
+            binding.dirty = true;
+        }
+        if denied.bucket == lane.account() {
+            let turn = &mut binding.turns(class).entries[lane.turn];
+            if until > turn.until_us + MARK_STEP_US {
+                turn.until_us = until;
+                binding.dirty = true;
+            }
+        }
+        if !lane.patient(now) {
+            return;
+        }
+        let holder = lane.ticket_name();
+        for (k, &b) in lane.ask.buckets.iter().enumerate() {
+            let slot = &self.slots[b];
+            let ticket = &slot.bucket.ticket;
+            let mine = ticket.holder == holder;
+            let free = ticket.until_us <= now || ticket.rank > rank;
+            let refresh = mine && denied.why != Why::Ticket;
+            let take = !mine && free && b == denied.bucket && lane.wants_ticket(slot, k, denied.why) && {
+                let limits = lane.limits(self, k);
+                limits.in_turn(slot.tag_of(class), lane.turn_tag(self))
+            };
+            if refresh || take {
+                let slot = &mut self.slots[b];
+                slot.bucket.ticket.until_us = until;
+                slot.bucket.ticket.rank = rank;
+                slot.bucket.ticket.holder.clone_from(&holder);
+                slot.dirty = true;
+            }
+        }
+    }
+
+    fn save(self, state: &mut State, ask: &Ask) {
+        let now = self.now;
+        for (slot, spec) in self.slots.into_iter().zip(&ask.buckets) {
+            if !slot.dirty {
+                continue;
+            }
+            let mut bucket = slot.bucket;
+            for turns in bucket.turns.iter_mut().flatten().filter(|_| slot.account) {
+                let v = turns.v;
+                turns.entries.retain(|e| e.until_us + FORGET_US >= now || e.tag > v);
+            }
+            state.store(&spec.key, bucket, now);
+        }
+    }
+}
+
+impl Slot {
+    /// The tag of a class; critical has none.
+    pub(super) fn tag_of(&self, class: usize) -> u64 {
+        if class == 0 { 0 } else { self.bucket.tags[class - 1] }
+    }
+
+    /// Position of `destination` among the turns of `class`, level with the others if it was away.
+    fn wake_destination(&mut self, now: u64, class: usize, destination: &Arc<str>) -> usize {
+        let turns = &mut self.bucket.turns.get_or_insert_default()[class];
+        let present = &mut self.turn_present[class];
+        match turns.entries.iter().position(|e| e.destination == *destination) {
+            Some(i) => {
+                let entry = &mut turns.entries[i];
+                if entry.until_us <= now && !present[i] {
+                    entry.tag = entry.tag.max(turns.v);
+                }
+                i
+            }
+            None => {
+                turns.entries.push(Turn { destination: destination.clone(), tag: turns.v, until_us: 0 });
+                present.push(false);
+                turns.entries.len() - 1
+            }
+        }
+    }
+}
+
+/// Sums below stay far from overflow: [`Ask::check`] bounds every interval, burst and cost.
+pub(super) const fn out_of_turn_limit(now: u64) -> u64 {
+    now + OUT_OF_TURN_US
+}
+
+pub(super) const fn patience_over(now: u64, since: u64) -> bool {
+    since > 0 && now.saturating_sub(since) >= PATIENCE_US
+}

@@ -1,0 +1,255 @@
+//! One lane during a call: its limits for a visit, the date of its next head, and the charge.
+
+use super::{
+    GAP_US, HORIZON_US, LEAD_US, OUT_OF_TURN_US, SLACK_US, WEIGHT,
+    call::{Call, Slot, out_of_turn_limit, patience_over},
+};
+use crate::{Denied, LaneAsk, LaneGrant, MAX_DEBT_US, Why};
+
+/// How a lane is visited in a sweep.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visit {
+    pub(super) in_turn_only: bool,
+    pub(super) only_one: bool,
+}
+
+/// A lane and how far it got.
+pub(super) struct Lane<'a> {
+    pub(super) ask: &'a LaneAsk,
+    pub(super) class: usize,
+    /// Position of its destination among the account's turns.
+    pub(super) turn: usize,
+    next: usize,
+    since_us: u64,
+}
+
+/// What others allow a lane at one bucket; constant while only this lane is granted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Critical mail is waiting: nobody else's turn.
+    blocked: bool,
+    /// Least tag of the other waiting classes, and how far it lets this class go.
+    least_other: u64,
+    tag_limit: u64,
+    /// The same among destinations; no limit except at the account.
+    least_other_turn: u64,
+    turn_limit: u64,
+    /// Somebody else's ticket.
+    ticket: bool,
+}
+
+impl Limits {
+    pub(super) fn in_turn(&self, tag: u64, turn_tag: u64) -> bool {
+        !self.blocked && tag <= self.tag_limit && turn_tag <= self.turn_limit
+    }
+}
+
+impl<'a> Lane<'a> {
+    pub(super) fn new(ask: &'a LaneAsk, turn: usize) -> Self {
+        Lane { ask, class: ask.class.index(), turn, next: 0, since_us: ask.since_us }
+    }
+
+    pub(super) fn account(&self) -> usize {
+        self.ask.buckets[0]
+    }
+
+    pub(super) fn exhausted(&self) -> bool {
+        self.next >= self.ask.costs.len()
+    }
+
+    pub(super) fn rank(&self) -> u64 {
+        u64::from(self.class > 0)
+    }
+
+    /// Rule 2: critical first, then by the account's class tag, then the destination's. Sorting is stable.
+    pub(super) fn order_key(&self, call: &Call) -> (bool, u64, u64) {
+        (self.class > 0, call.slots[self.account()].tag_of(self.class), self.turn_tag(call))
+    }
+
+    pub(super) fn turn_tag(&self, call: &Call) -> u64 {
+        call.slots[self.account()].turns_of(self.class).0[self.turn].tag
+    }
+
+    /// Names the next head of this lane.
+    pub(super) fn ticket_name(&self) -> String {
+        format!("{}:{}", self.ask.id, self.ask.seq + self.next as u64)
+    }
+
+    pub(super) fn patient(&self, now: u64) -> bool {
+        self.class == 0 || patience_over(now, self.since_us)
+    }
+
+    /// Whether the waiting head is one that others would overtake for ever at `slot`, its `k`-th bucket.
+    pub(super) fn wants_ticket(&self, slot: &Slot, k: usize, why: Why) -> bool {
+        let cost = u64::from(self.ask.costs[self.next]);
+        match why {
+            Why::Date => {
+                let most = cost.min(slot.burst - slot.reserve);
+                cost > 1 && (most - 1) * slot.t > slot.horizon_of(self.class) - OUT_OF_TURN_US
+            }
+            Why::Gap => k > 0 && slot.shared,
+            Why::Turn | Why::Ticket | Why::Hold => false,
+        }
+    }
+
+    /// Rule 3, as of now, at the lane's `k`-th bucket.
+    pub(super) fn limits(&self, call: &Call, k: usize) -> Limits {
+        self.limits_as(call, k, &self.ticket_name())
+    }
+
+    fn limits_as(&self, call: &Call, k: usize, name: &str) -> Limits {
+        let now = call.now;
+        let slot = &call.slots[self.ask.buckets[k]];
+        let mut limits = Limits {
+            blocked: false,
+            least_other: u64::MAX,
+            tag_limit: u64::MAX,
+            least_other_turn: u64::MAX,
+            turn_limit: u64::MAX,
+            ticket: false,
+        };
+        let ticket = &slot.bucket.ticket;
+        if ticket.until_us > now && ticket.rank <= self.rank() {
+            limits.ticket = ticket.holder != name;
+        }
+        if self.class > 0 {
+            limits.blocked = slot.waiting(now, 0);
+            for other in 1..4 {
+                if other != self.class && slot.waiting(now, other) {
+                    limits.least_other = limits.least_other.min(slot.tag_of(other));
+                }
+            }
+            limits.tag_limit = limits.least_other.saturating_add(2 * LEAD_US / slot.t);
+        }
+        if k == 0 {
+            let (turns, present) = slot.turns_of(self.class);
+            let mut waiting = 1;
+            for (i, turn) in turns.iter().enumerate() {
+                if i != self.turn && (turn.until_us > now || present[i]) {
+                    waiting += 1;
+                    limits.least_other_turn = limits.least_other_turn.min(turn.tag);
+                }
+            }
+            limits.turn_limit = limits.least_other_turn.saturating_add(LEAD_US / (slot.t * waiting));
+        }
+        limits
+    }
+
+    /// Grants heads until one may not go; true if any did. What stopped it is left in `out.denied`.
+    pub(super) fn grant_while_possible(&mut self, call: &mut Call, visit: Visit, out: &mut LaneGrant) -> bool {
+        let name = self.ticket_name();
+        let limits: Vec<Limits> = (0..self.ask.buckets.len()).map(|k| self.limits_as(call, k, &name)).collect();
+        let mut any = false;
+        out.denied = None;
+        while let Some(&cost) = self.ask.costs.get(self.next) {
+            let cost = u64::from(cost);
+            match self.date(call, &limits, visit, cost) {
+                Ok(date) => {
+                    self.charge(call, &limits, cost, date);
+                    out.dates_us.push(date);
+                    self.next += 1;
+                    self.since_us = 0;
+                    any = true;
+                    if visit.only_one {
+                        break;
+                    }
+                }
+                Err(denied) => {
+                    out.denied = Some(denied);
+                    break;
+                }
+            }
+        }
+        if any {
+            for &b in &self.ask.buckets {
+                let ticket = &mut call.slots[b].bucket.ticket;
+                if ticket.holder == name {
+                    *ticket = Default::default();
+                }
+            }
+        }
+        any
+    }
+
+    /// Rule 4: the date of the next head, or what keeps it back.
+    fn date(&self, call: &Call, limits: &[Limits], visit: Visit, cost: u64) -> Result<u64, Denied> {
+        let now = call.now;
+        let class = self.class;
+        let mut date = now;
+        let mut date_from = self.account();
+        let mut account_date = now;
+        let mut denied: Option<Denied> = None;
+        let mut latest = 0;
+        let turn_tag = self.turn_tag(call);
+        for (k, &bucket) in self.ask.buckets.iter().enumerate() {
+            let slot = &call.slots[bucket];
+            let f = slot.date(now, class, cost);
+            if f > date {
+                (date, date_from) = (f, bucket);
+            }
+            if k == 0 {
+                account_date = f;
+            }
+            let sofar = denied.map(|d| d.why);
+            if limits[k].ticket {
+                if sofar != Some(Why::Date) {
+                    let retry_at_us = (now + 2 * GAP_US).max(f.saturating_sub(HORIZON_US));
+                    denied = Some(Denied { retry_at_us, bucket, why: Why::Ticket });
+                }
+            } else if f > now + slot.horizon_of(class) {
+                if sofar != Some(Why::Date) || f > latest {
+                    latest = f;
+                    let ahead = if class == 0 { HORIZON_US } else { slot.horizon / 2 };
+                    let retry_at_us = (now + GAP_US).max(f - ahead);
+                    denied = Some(Denied { retry_at_us, bucket, why: Why::Date });
+                }
+            } else if !matches!(sofar, Some(Why::Date | Why::Ticket))
+                && (visit.in_turn_only || f > out_of_turn_limit(now))
+                && !limits[k].in_turn(slot.tag_of(class), turn_tag)
+            {
+                let retry_at_us = (now + GAP_US).max(f.saturating_sub(OUT_OF_TURN_US));
+                denied = Some(Denied { retry_at_us, bucket, why: Why::Turn });
+            }
+        }
+        if let Some(denied) = denied {
+            return Err(denied);
+        }
+        for (k, &bucket) in self.ask.buckets.iter().enumerate() {
+            let slot = &call.slots[bucket];
+            if k > 0 && !slot.shared {
+                continue;
+            }
+            let mut from = slot.bucket.tat_us.max(now);
+            if k > 0 {
+                // An account that runs ahead takes its fleet limits along; only third buckets may not.
+                from = from.max(account_date);
+            }
+            let slack = ((slot.burst - 1) * slot.t / 8).max(SLACK_US);
+            if date.saturating_sub(from) > slack {
+                let retry_at_us = (now + GAP_US).max(date - slack);
+                return Err(Denied { retry_at_us, bucket: date_from, why: Why::Gap });
+            }
+        }
+        Ok(date)
+    }
+
+    /// Rule 5.
+    fn charge(&self, call: &mut Call, limits: &[Limits], cost: u64, date: u64) {
+        for (k, &b) in self.ask.buckets.iter().enumerate() {
+            let slot = &mut call.slots[b];
+            slot.dirty = true;
+            slot.bucket.tat_us = slot.bucket.tat_us.max(date) + cost.saturating_mul(slot.t).min(MAX_DEBT_US);
+            if self.class > 0 {
+                let tag = &mut slot.bucket.tags[self.class - 1];
+                slot.bucket.v = slot.bucket.v.max((*tag).min(limits[k].least_other));
+                *tag += cost * WEIGHT[self.class - 1];
+            }
+            if k == 0 {
+                let turns = slot.turns(self.class);
+                let tag = &mut turns.entries[self.turn].tag;
+                turns.v = turns.v.max((*tag).min(limits[0].least_other_turn));
+                *tag += cost;
+            }
+        }
+    }
+}
