@@ -1,19 +1,20 @@
 //! Built binaries under test: started, listened to, signalled, measured.
 
+mod lines;
+
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::error::must;
 use crate::group::Group;
 use crate::{Error, find};
+use lines::Lines;
 
 /// What to run and how; then [`spawn`](Launch::spawn) or [`run`](Launch::run) it.
 #[derive(Debug)]
@@ -235,7 +236,7 @@ impl Process {
         if let (Some(mut stdin), Some(input)) = (stdin, launch.input) {
             // On a thread: a program that answers before it has read everything would otherwise wait for us for
             // ever. One that ends without reading is not this function's concern.
-            std::thread::spawn(move || drop(std::io::Write::write_all(&mut stdin, &input)));
+            std::thread::spawn(move || drop(stdin.write_all(&input)));
         }
         let first = launch.arguments.first().map(|argument| argument.to_string_lossy().into_owned());
         let name = [launch.program.display().to_string(), first.unwrap_or_default()].join(" ");
@@ -271,63 +272,5 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
         line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
-    }
-}
-
-/// What a stream has said, line by line, gathered by a thread so that the program never waits for its reader.
-#[derive(Debug)]
-struct Lines {
-    lines: Arc<Mutex<Vec<String>>>,
-    /// How many lines there are, and whether the stream has ended.
-    count: watch::Receiver<(usize, bool)>,
-}
-
-impl Lines {
-    fn of(stream: Option<impl Read + Send + 'static>) -> Lines {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (sender, count) = watch::channel((0, stream.is_none()));
-        if let Some(stream) = stream {
-            let lines = Arc::clone(&lines);
-            std::thread::spawn(move || {
-                let mut reader = BufReader::new(stream);
-                let mut bytes = Vec::new();
-                while reader.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {
-                    let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
-                    bytes.clear();
-                    let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-                    lines.push(line);
-                    sender.send_replace((lines.len(), false));
-                }
-                sender.send_modify(|(_, closed)| *closed = true);
-            });
-        }
-        Lines { lines, count }
-    }
-
-    fn so_far(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.count.borrow().1
-    }
-
-    fn search<T>(&self, seen: &mut usize, wanted: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = &lines[*seen..];
-        *seen = lines.len();
-        new.iter().find_map(|line| wanted(line))
-    }
-
-    /// Waits for more than `seen` lines, or the stream's end; an ended stream never grows.
-    async fn grown(&self, seen: usize) {
-        if self.is_closed() && self.count.borrow().0 <= seen {
-            return std::future::pending().await;
-        }
-        drop(self.count.clone().wait_for(|(count, closed)| *count > seen || *closed).await);
-    }
-
-    async fn closed(&self) {
-        drop(self.count.clone().wait_for(|(_, closed)| *closed).await);
     }
 }
