@@ -1,0 +1,286 @@
+//! A broker within the process: the semantics of the real one, nothing durable. For tests, simulations and trials.
+//!
+//! Delays use tokio's clock, so they obey paused time. Clones share one broker; each is a view of the same queues.
+
+mod queues;
+mod routing;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use paceline_core::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    Applied, Broker, BrokerError, Consumer, Counters, Delivery, Drift, End, Names, Outgoing, PublishError, Purpose, Settle, State,
+    Topology,
+    consumer::Subscription,
+    message::{Properties, Settlements, is_broker_header},
+    topology::{Manifest, Queue},
+};
+use queues::{Inner, Stored};
+
+/// The in-process broker.
+#[derive(Clone)]
+pub struct MemoryBroker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    names: Names,
+    inner: Mutex<Inner>,
+    state: watch::Sender<State>,
+    counters: Counters,
+}
+
+impl MemoryBroker {
+    /// An empty broker; [`Broker::apply`] fills it.
+    pub fn new(prefix: &str) -> MemoryBroker {
+        let (state, _) = watch::channel(State::Up);
+        let shared =
+            Shared { names: Names::new(prefix), inner: Mutex::new(Inner::default()), state, counters: Counters::default() };
+        MemoryBroker { shared: Arc::new(shared) }
+    }
+
+    /// Makes the broker unreachable, as a lost connection does: consumers end, what they held returns to its queues,
+    /// and calls fail until [`MemoryBroker::restore`].
+    pub fn lose(&self, why: &str) {
+        self.shared.state.send_replace(State::Down { since: Timestamp::from(SystemTime::now()), why: why.to_owned() });
+        self.shared.lock().lose_channels(why);
+    }
+
+    /// Ends an outage.
+    pub fn restore(&self) {
+        self.shared.state.send_replace(State::Up);
+    }
+
+    /// Messages held by consumers of `queue`, not settled.
+    pub fn held(&self, queue: &str) -> usize {
+        self.shared.lock().held(queue)
+    }
+
+    /// Adds a queue outside the topology, such as a flow's.
+    pub fn declare(&self, queue: &Queue) {
+        self.shared.lock().declare(queue);
+    }
+
+    fn reachable(&self) -> Result<(), String> {
+        match &*self.shared.state.borrow() {
+            State::Down { why, .. } => Err(why.clone()),
+            State::Up | State::Blocked { .. } => Ok(()),
+        }
+    }
+
+    fn reach(&self) -> Result<(), BrokerError> {
+        self.reachable().map_err(BrokerError::Unreachable)
+    }
+
+    fn try_publish(&self, message: &Outgoing) -> Result<usize, PublishError> {
+        self.reachable().map_err(PublishError::Unreachable)?;
+        let (exchange, key) = self.shared.names.resolve(&message.to, &message.key);
+        if key.len() > 255 {
+            return Err(PublishError::Invalid("its routing key is longer than 255 bytes".to_owned()));
+        }
+        let stored = Stored::new(&key, message.body.clone(), message.properties.clone());
+        self.shared.route(&exchange, stored)
+    }
+
+    fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Consumer, BrokerError> {
+        self.reach()?;
+        let id = self.shared.lock().subscribe(queue, prefetch).ok_or_else(|| BrokerError::Missing(queue.to_owned()))?;
+        let channel = Arc::new(Channel { shared: self.shared.clone(), id });
+        Ok(Consumer::new(Box::new(MemorySubscription { channel })))
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    async fn apply(&self, topology: &Topology) -> Result<Applied, BrokerError> {
+        self.reach()?;
+        let (mut applied, stale) = self.shared.lock().apply(topology)?;
+        for (lane, mail) in stale {
+            let moved = mail.len() as u64;
+            for message in mail {
+                // Only a refusing queue answers no, and the producers' exchange leads to none of ours.
+                let _ = self.shared.route(&self.shared.names.producers(), message);
+                self.shared.counters.count_published(Purpose::Drain);
+            }
+            if moved > 0 {
+                applied.drained.push((lane.clone(), moved));
+            }
+            if self.shared.lock().remove_if_idle(&lane) {
+                applied.removed.push(lane);
+            } else {
+                applied.left.push(lane);
+            }
+        }
+        self.shared.lock().remember(Manifest::of(topology), &applied.left);
+        Ok(applied)
+    }
+
+    async fn check(&self, topology: &Topology) -> Result<Vec<Drift>, BrokerError> {
+        self.reach()?;
+        Ok(self.shared.lock().check(topology))
+    }
+
+    async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {
+        let result = self.try_publish(&message);
+        match &result {
+            Ok(_) => self.shared.counters.count_published(message.purpose),
+            Err(_) => self.shared.counters.count_failed(),
+        }
+        result.map(|_| ())
+    }
+
+    fn emit(&self, message: Outgoing) {
+        match self.try_publish(&message) {
+            Ok(0) => self.shared.counters.count_unheard(),
+            Ok(_) => self.shared.counters.count_published(message.purpose),
+            Err(_) => self.shared.counters.count_dropped(),
+        }
+    }
+
+    async fn consume(&self, queue: &str, prefetch: u16) -> Result<Consumer, BrokerError> {
+        self.subscribe(queue, prefetch)
+    }
+
+    async fn listen(&self, pattern: &str) -> Result<Consumer, BrokerError> {
+        self.reach()?;
+        let queue = self.shared.lock().declare_listener(&self.shared.names.events(), pattern);
+        self.subscribe(&queue, 1000)
+    }
+
+    async fn depth(&self, queue: &str) -> Result<u64, BrokerError> {
+        self.reach()?;
+        self.shared.lock().depth(queue).ok_or_else(|| BrokerError::Missing(queue.to_owned()))
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        self.shared.state.subscribe()
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    async fn close(&self) {
+        self.lose("closed");
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere does not make queues of plain data unusable.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a message into every queue that `exchange` leads to, and says how many.
+    fn route(self: &Arc<Self>, exchange: &str, message: Stored) -> Result<usize, PublishError> {
+        let mut inner = self.lock();
+        let queues = inner.routes(exchange, &message.key);
+        if queues.iter().any(|queue| inner.refuses(queue)) {
+            return Err(PublishError::Refused);
+        }
+        for queue in &queues {
+            if let Some(ttl) = inner.push(queue, message.clone()) {
+                self.expire_later(queue.clone(), ttl);
+            }
+        }
+        Ok(queues.len())
+    }
+
+    /// The same wait for every message of a rung, so that each timer takes the head.
+    fn expire_later(self: &Arc<Self>, queue: String, ttl: Duration) {
+        let weak = Arc::downgrade(self);
+        let due = tokio::time::Instant::now() + ttl;
+        tokio::spawn(async move {
+            tokio::time::sleep_until(due).await;
+            if let Some(shared) = weak.upgrade() {
+                let expired = shared.lock().expire(&queue);
+                if let Some((exchange, message)) = expired {
+                    // Lanes and their alternates refuse nothing.
+                    let _ = shared.route(&exchange, message);
+                }
+            }
+        });
+    }
+}
+
+impl Stored {
+    fn new(key: &str, body: bytes::Bytes, mut properties: Properties) -> Stored {
+        properties.headers.retain(|name, _| !is_broker_header(name));
+        properties.content_type.get_or_insert_with(|| "application/json".to_owned());
+        properties.timestamp = properties.timestamp.map(|t| Timestamp::from_secs(t.as_micros() / 1_000_000));
+        Stored { key: key.to_owned(), body, properties, redelivered: false }
+    }
+}
+
+/// Shared by a consumer and the settles of its deliveries; what is still held returns when the last of them goes.
+struct Channel {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Settlements for Channel {
+    fn ack(&self, tag: u64) {
+        self.shared.lock().settle(self.id, tag, false);
+    }
+
+    fn release(&self, tag: u64) {
+        self.shared.lock().settle(self.id, tag, true);
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.shared.lock().close_channel(self.id);
+    }
+}
+
+struct MemorySubscription {
+    channel: Arc<Channel>,
+}
+
+#[async_trait]
+impl Subscription for MemorySubscription {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, End>> {
+        // Queues in memory never make a task wait: without this a busy lane would not let others run.
+        let progress = std::task::ready!(tokio::task::coop::poll_proceed(cx));
+        let next = self.channel.shared.lock().poll_next(self.channel.id, cx);
+        if next.is_ready() {
+            progress.made_progress();
+        }
+        next.map_ok(|(queue, tag, message)| Delivery {
+            queue,
+            routing_key: message.key,
+            body: message.body,
+            properties: message.properties,
+            redelivered: message.redelivered,
+            settle: Settle::new(tag, self.channel.clone()),
+        })
+    }
+
+    async fn cancel(&mut self) {
+        self.channel.shared.lock().unsubscribe(self.channel.id);
+    }
+
+    async fn resize(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        if self.channel.shared.lock().resize(self.channel.id, prefetch) {
+            Ok(())
+        } else {
+            Err(BrokerError::Unreachable("the consumer has ended".to_owned()))
+        }
+    }
+
+    async fn flush(&mut self) {}
+}
+
+impl Drop for MemorySubscription {
+    fn drop(&mut self) {
+        self.channel.shared.lock().unsubscribe(self.channel.id);
+    }
+}
