@@ -1,1 +1,190 @@
 //! The worker pipeline: takes, runs, settles.
+//!
+//! [`Worker::start`] consumes every lane; each message then walks through `lane` (consume), `intake` (read, classify),
+//! `engine` (wait for limits), `pipeline` (claim, send, decide) and `settle` (publish or record, then acknowledge).
+//!
+//! Promises: a message is acknowledged only after what follows from it is recorded or confirmed elsewhere; a call is
+//! made only under a claim and not before its grant's date; a drain ends within its grace period and leaves everything
+//! that was not sent in the broker.
+
+mod context;
+mod dead;
+mod engine;
+mod intake;
+mod item;
+mod lane;
+mod limits;
+mod metrics;
+mod note;
+mod pipeline;
+mod prefetch;
+mod settings;
+mod settle;
+mod slots;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, RwLock, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use paceline_broker::{Broker, Names};
+use paceline_classifier::Classifier;
+use paceline_core::{Class, Lane, lane::TAIL};
+use paceline_limiter::{Limiter, fleet::Fleet, ledger::Ledger};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    context::Context,
+    engine::{Engine, Input},
+    intake::Intake,
+    lane::{LaneHandle, LaneTask},
+    limits::Limits,
+    settle::Settler,
+    slots::Slots,
+};
+pub use crate::{
+    metrics::Metrics,
+    settings::{Account, Destination, Limit, Settings},
+};
+
+/// What a worker works with.
+pub struct Deps {
+    pub broker: Arc<dyn Broker>,
+    pub limiter: Arc<dyn Limiter>,
+    pub ledger: Arc<dyn Ledger>,
+    pub fleet: Arc<dyn Fleet>,
+    pub classifier: Arc<Classifier>,
+    pub metrics: Metrics,
+    pub settings: Settings,
+}
+
+/// A running worker.
+pub struct Worker {
+    cx: Arc<Context>,
+    fleet: Arc<dyn Fleet>,
+    lanes: Arc<Vec<LaneHandle>>,
+    lane_tasks: Vec<JoinHandle<()>>,
+    engine: JoinHandle<()>,
+    heartbeat: CancellationToken,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Calls still under way when the grace period ended; what became of them is uncertain.
+    pub unfinished: usize,
+}
+
+const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT_LIFE: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Starts consuming. The topology must be there; services that are away are waited for.
+    pub fn start(deps: Deps) -> Worker {
+        let Deps { broker, limiter, ledger, fleet, classifier, metrics, settings } = deps;
+        let limits = Arc::new(Limits::new(&settings));
+        let intake = Arc::new(Intake {
+            classifier: classifier.clone(),
+            limits: limits.clone(),
+            accounts: settings.accounts.iter().map(|a| a.name.clone()).collect(),
+            max_message_bytes: settings.max_message_bytes,
+        });
+        let (to_engine, inputs) = mpsc::unbounded_channel();
+        let concurrency = settings.accounts.iter().map(|a| a.concurrency);
+        let slots = Slots::new(settings.concurrency, concurrency, settings.held_bytes.saturating_mul(3));
+        let settler = Settler { broker: broker.clone(), metrics: metrics.clone() };
+        let cx = Arc::new(Context {
+            classifier: classifier.clone(),
+            broker,
+            ledger,
+            settler,
+            metrics,
+            slots,
+            engine: to_engine,
+            tasks: TaskTracker::new(),
+            present: Mutex::new(HashSet::new()),
+            clock: RwLock::new(None),
+            settings,
+        });
+
+        let names = Names::new(&cx.settings.prefix);
+        let destinations = classifier.destinations().names().iter().cloned().chain([TAIL.into()]);
+        let queues = destinations.flat_map(|d: Arc<str>| Class::ALL.map(|class| Some(Lane::new(class, d.clone())))).chain([None]);
+        let (handles, commands): (Vec<_>, Vec<_>) = queues
+            .map(|lane| {
+                let key = lane.as_ref().map_or_else(|| names.intake(), |l| names.lane(l));
+                LaneHandle::new(key.into(), lane)
+            })
+            .unzip();
+        let lanes = Arc::new(handles);
+        let engine = Engine::new(cx.clone(), limiter, lanes.clone());
+        let engine = tokio::spawn(engine.run(inputs));
+
+        let (workers_sender, workers) = watch::channel(1);
+        let heartbeat = CancellationToken::new();
+        tokio::spawn(beat(cx.clone(), fleet.clone(), workers_sender, heartbeat.clone()));
+        let busy = Arc::new(AtomicUsize::new(0));
+        let lane_tasks = commands
+            .into_iter()
+            .enumerate()
+            .map(|(index, commands)| {
+                let rate = lanes[index].lane.as_ref().map_or(f64::MAX, |l| limits.lane_rate(&l.destination));
+                let task = LaneTask {
+                    cx: cx.clone(),
+                    intake: intake.clone(),
+                    fleet: fleet.clone(),
+                    workers: workers.clone(),
+                    index,
+                    handle: lanes.clone(),
+                    commands,
+                    busy: busy.clone(),
+                    rate,
+                };
+                tokio::spawn(task.run())
+            })
+            .collect();
+        Worker { cx, fleet, lanes, lane_tasks, engine, heartbeat }
+    }
+
+    /// Stops taking mail, gives back what was not begun, and lets calls under way finish within the grace period.
+    pub async fn drain(self) -> Drained {
+        let Worker { cx, fleet, lanes, lane_tasks, engine, heartbeat } = self;
+        let end = Instant::now() + cx.settings.drain_grace;
+        let (reply, stopped) = oneshot::channel();
+        cx.to_engine(Input::Stop { reply });
+        let _ = timeout_at(end, stopped).await;
+        for lane in lanes.iter() {
+            let _ = timeout_at(end, lane.stop()).await;
+        }
+        for task in lane_tasks {
+            let _ = timeout_at(end, task).await;
+        }
+        cx.tasks.close();
+        let _ = timeout_at(end, cx.tasks.wait()).await;
+        let unfinished = cx.tasks.len();
+        heartbeat.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), fleet.leave(&cx.settings.worker_id)).await;
+        engine.abort();
+        cx.broker.close().await;
+        Drained { unfinished }
+    }
+}
+
+/// Says that this worker lives, and learns how many do.
+async fn beat(cx: Arc<Context>, fleet: Arc<dyn Fleet>, workers: watch::Sender<u64>, stop: CancellationToken) {
+    loop {
+        if let Ok(alive) = fleet.heartbeat(&cx.settings.worker_id, HEARTBEAT_LIFE).await {
+            workers.send_if_modified(|n| std::mem::replace(n, alive.max(1)) != alive.max(1));
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(HEARTBEAT) => {}
+        }
+    }
+}

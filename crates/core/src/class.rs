@@ -37,6 +37,11 @@ impl Class {
         self as usize
     }
 
+    /// Whether a message that may have been sent is sent again: an OTP twice is better than none, a digest is not.
+    pub const fn resends_uncertain(self) -> bool {
+        matches!(self, Class::Critical | Class::High)
+    }
+
     /// The less urgent of the two: what a rule's `max_class` does to a message that asks for more.
     pub fn capped_at(self, most_urgent: Class) -> Class {
         self.max(most_urgent)

@@ -1,0 +1,124 @@
+//! What every task of a worker shares.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route};
+use paceline_classifier::Classifier;
+use paceline_core::{Lane, Outcome, Rejected, Scope, Timestamp, event::Event};
+use paceline_limiter::{clock::ServerClock, ledger::Ledger};
+use tokio::{sync::mpsc::UnboundedSender, time::Instant};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    engine::Input,
+    item::Item,
+    metrics::{AccountLabels, Metrics},
+    settings::Settings,
+    settle::Settler,
+    slots::Slots,
+};
+
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) classifier: Arc<Classifier>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) settler: Settler,
+    pub(crate) metrics: Metrics,
+    pub(crate) slots: Slots,
+    pub(crate) engine: UnboundedSender<Input>,
+    /// Whatever handles a message; a drain waits for it.
+    pub(crate) tasks: TaskTracker,
+    /// Ids of the messages whose handler runs.
+    pub(crate) present: Mutex<HashSet<Arc<str>>>,
+    /// The limiter's clock, once it has answered.
+    pub(crate) clock: RwLock<Option<ServerClock>>,
+}
+
+/// This message's handler runs.
+pub(crate) struct Present<'a> {
+    cx: &'a Context,
+    id: Arc<str>,
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.cx.present.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+impl Context {
+    pub(crate) fn now(&self) -> Timestamp {
+        SystemTime::now().into()
+    }
+
+    /// The limiter's time, or `None` before it has answered.
+    pub(crate) fn limiter_now_us(&self) -> Option<u64> {
+        let clock = *self.clock.read().unwrap_or_else(PoisonError::into_inner);
+        clock.map(|c| c.now_us(Instant::now().into_std()))
+    }
+
+    /// From now until that moment of the limiter's clock.
+    pub(crate) fn until(&self, until_us: u64) -> Duration {
+        Duration::from_micros(self.limiter_now_us().map_or(1_000_000, |now| until_us.saturating_sub(now)))
+    }
+
+    /// Marks the message as handled here; `None` while another handler has it.
+    pub(crate) fn enter(&self, id: &Arc<str>) -> Option<Present<'_>> {
+        let new = self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        new.then(|| Present { cx: self, id: id.clone() })
+    }
+
+    pub(crate) fn to_engine(&self, input: Input) {
+        // The engine outlives every other task; after it, a message unsettled goes back to its queue by itself.
+        let _ = self.engine.send(input);
+    }
+
+    /// Learns from an outcome: a scope that said "slow down" is held for as long as it asked.
+    pub(crate) fn observe(&self, item: &Item, outcome: &Outcome, took: Duration) {
+        if let Some(seconds) = &self.metrics.send_seconds {
+            let account = self.settings.accounts[item.account].name.clone();
+            seconds.get_or_create(&AccountLabels { account }).observe(took.as_secs_f64());
+        }
+        let (bucket, wait) = match outcome {
+            Outcome::Throttled { scope: Scope::Account, retry_after, .. } => (0, retry_after.unwrap_or(THROTTLED)),
+            Outcome::Throttled { scope: Scope::Destination, retry_after, .. } => (1, retry_after.unwrap_or(THROTTLED)),
+            Outcome::Rejected { what: Rejected::Account, .. } => (0, ACCOUNT_REFUSED),
+            Outcome::ReputationBlock { retry_after, .. } => (1, retry_after.unwrap_or(LONGEST)),
+            _ => return,
+        };
+        let Some(bucket) = item.buckets.get(bucket) else { return };
+        let wait = wait.min(LONGEST);
+        tracing::warn!(
+            bucket = &*bucket.key,
+            hold_s = wait.as_secs_f64(),
+            outcome = outcome.label(),
+            "provider asked to slow down; holding"
+        );
+        self.to_engine(Input::Hold { bucket: bucket.key.clone(), wait });
+    }
+
+    /// Publishes an event, at most once.
+    pub(crate) fn emit(&self, event: &Event<'_>, lane: &Lane) {
+        let Ok(body) = serde_json::to_vec(event) else { return };
+        self.broker.emit(Outgoing {
+            to: Route::Events,
+            key: format!("{}.{lane}", event.event.as_str()),
+            body: Bytes::from(body),
+            properties: Properties::default(),
+            purpose: Purpose::Event,
+        });
+    }
+}
+
+/// Hold after "slow down" without a time.
+const THROTTLED: Duration = Duration::from_secs(1);
+/// Hold after the account itself was refused.
+const ACCOUNT_REFUSED: Duration = Duration::from_secs(30);
+/// No answer holds a limit here for longer.
+const LONGEST: Duration = Duration::from_secs(60);

@@ -1,0 +1,65 @@
+//! Dead letters as the worker writes them.
+
+use paceline_core::{DeadLetter, EmailAddress, InvalidMessage, Journey, LastError, Message, ProviderAnswer, Reason, Timestamp};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::item::Item;
+
+/// A message that cannot be read, or whose fields do not hold.
+pub(crate) fn invalid(journey: &Journey, message_id: Option<&str>, problem: &InvalidMessage, now: Timestamp) -> DeadLetter {
+    // Two deliveries of one body may be two messages: nothing here names them apart, so each gets an id by chance.
+    let id = format!("{:032x}", rand::random::<u128>());
+    DeadLetter {
+        message_id: message_id.map(|id| id.chars().filter(|c| !c.is_control()).take(256).collect()),
+        field: Some(problem.field.clone()),
+        detail: Some(problem.problem.clone()),
+        ..DeadLetter::new(id, Reason::InvalidMessage, journey, now)
+    }
+}
+
+/// The whole message is given up on.
+pub(crate) fn whole(item: &Item, message: Option<&Message>, account: &str, reason: Reason, now: Timestamp) -> DeadLetter {
+    letter(item, message, account, reason, now, message.and_then(|m| m.to.first()).map(|m| &m.email), "")
+}
+
+/// One recipient of several is given up on.
+pub(crate) fn recipient(
+    item: &Item,
+    message: &Message,
+    account: &str,
+    reason: Reason,
+    now: Timestamp,
+    (address, answer): (&EmailAddress, &ProviderAnswer),
+) -> DeadLetter {
+    let whose = address.to_string();
+    let mut letter = letter(item, Some(message), account, reason, now, Some(address), &whose);
+    letter.last_error = Some((&LastError::from(answer)).into());
+    letter
+}
+
+fn letter(
+    item: &Item,
+    message: Option<&Message>,
+    account: &str,
+    reason: Reason,
+    now: Timestamp,
+    to: Option<&EmailAddress>,
+    whose: &str,
+) -> DeadLetter {
+    let journey = &item.journey;
+    // The same give-up, decided again after a crash, is the same entry.
+    let conflict = if reason == Reason::IdConflict { item.digest } else { 0 };
+    let name = format!("{}\0{}\0{}\0{conflict:x}", item.id, journey.replay.as_deref().unwrap_or(""), whose);
+    DeadLetter {
+        message_id: Some(item.id.to_string()),
+        to: to.map(|a| a.to_string()),
+        class: Some(item.lane.class),
+        destination: Some(item.lane.destination.to_string()),
+        domain: Some(to.map_or(item.domain.as_str(), |a| a.domain().as_str()).to_owned()),
+        account: Some(account.to_owned()).filter(|_| journey.attempts > 0),
+        tenant: message.and_then(|m| m.tenant.clone()),
+        stream: message.and_then(|m| m.stream.clone()),
+        last_attempt_at: Some(now).filter(|_| journey.attempts > 0),
+        ..DeadLetter::new(format!("{:032x}", xxh3_128(name.as_bytes())), reason, journey, now)
+    }
+}

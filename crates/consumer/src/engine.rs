@@ -1,0 +1,287 @@
+//! The engine: the one task that holds all waiting messages, asks the limiter, and sets granted ones going.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use paceline_broker::Purpose;
+use paceline_limiter::{
+    Limiter, LimiterError, Reply, Why,
+    clock::ServerClock,
+    pacer::{Call, Head, Pacer},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, interval, sleep, sleep_until},
+};
+
+use crate::{
+    context::Context,
+    item::Item,
+    lane::{Command, LaneHandle},
+    metrics::LaneLabels,
+    pipeline::{self, Grant},
+};
+
+/// What the engine is told.
+pub(crate) enum Input {
+    /// A message that waits for its limits.
+    Ready(Item),
+    /// A message whose grant came to nothing.
+    Back(Item),
+    /// The consumer of a lane is gone, and with it what it delivered and nobody is sending.
+    Lost { lane: usize, epoch: u64 },
+    /// Give back everything held for a lane, in the order of delivery.
+    TakeBack { lane: usize, reply: oneshot::Sender<Vec<Item>> },
+    /// A scope said "slow down".
+    Hold { bucket: Arc<str>, wait: Duration },
+    /// No more grants: the worker drains.
+    Stop { reply: oneshot::Sender<()> },
+}
+
+/// A lane whose head waits longer than this gives its mail back to the broker and rests.
+const REST: Duration = Duration::from_secs(10);
+/// No rest is longer: limits may change meanwhile.
+const REST_MOST: Duration = Duration::from_secs(60);
+/// Mail of a mixed lane that waits longer than this is parked on the ladder for its turn.
+const PARK: Duration = paceline_core::lane::HOLD_MAX;
+/// Turns on the ladder are at most so far ahead, so that nothing is nailed to an old rate.
+const TURN_MOST: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_millis(250);
+
+type Answer = (Call, Result<Reply, LimiterError>, Instant);
+
+pub(crate) struct Engine {
+    cx: Arc<Context>,
+    limiter: Arc<dyn Limiter>,
+    pacer: Pacer<Item>,
+    lanes: Arc<Vec<LaneHandle>>,
+    /// Consumers up to this epoch are gone, by lane.
+    lost: Vec<u64>,
+    /// Messages ended, sampled over the last tenth of a second.
+    ended: VecDeque<(Instant, u64)>,
+    stopped: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, lanes: Arc<Vec<LaneHandle>>) -> Engine {
+        let pacer = Pacer::new(&cx.settings.worker_id);
+        let lost = vec![0; lanes.len()];
+        Engine { cx, limiter, pacer, lanes, lost, ended: VecDeque::new(), stopped: false }
+    }
+
+    /// Runs until every sender of `inputs` is gone.
+    pub(crate) async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        self.set_clock().await;
+        let mut batch = Vec::with_capacity(256);
+        let mut call: Option<JoinHandle<Answer>> = None;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now_us = self.now_us();
+            let wake = if call.is_some() || self.stopped { None } else { self.pacer.next_call_at(now_us) };
+            let mut starved = false;
+            if wake.is_some_and(|at| at <= now_us) {
+                let wanted = self.wanted();
+                match self.pacer.begin(now_us, wanted) {
+                    Some(ask) => call = Some(self.ask(ask)),
+                    None => starved = true,
+                }
+            }
+            let wake = wake
+                .filter(|_| call.is_none() && !starved)
+                .map(|at| Instant::now() + Duration::from_micros(at.saturating_sub(now_us)));
+            tokio::select! {
+                biased;
+                answer = async { match &mut call { Some(c) => c.await, None => std::future::pending().await } } => {
+                    call = None;
+                    match answer {
+                        Ok(answer) => self.answered(answer),
+                        Err(error) => tracing::error!(%error, "limiter call ended"),
+                    }
+                }
+                n = inputs.recv_many(&mut batch, 256) => {
+                    if n == 0 {
+                        return;
+                    }
+                    for input in batch.drain(..) {
+                        self.input(input);
+                    }
+                }
+                () = async { match wake { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+                () = self.cx.slots.freed(), if starved => {}
+                // Even without anything freed, look again: what was begun may have grown less.
+                () = sleep(Duration::from_millis(20)), if starved => {}
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// The limiter's clock must be known before anything is asked. Waits for the limiter as long as it takes.
+    async fn set_clock(&self) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.limiter.now_us().await {
+                Ok(now_us) => return self.observe_clock(now_us, Instant::now()),
+                Err(error) => {
+                    self.cx.metrics.limiter_errors.inc();
+                    tracing::warn!(%error, "nothing is sent before the limiter has answered");
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    fn observe_clock(&self, now_us: u64, at: Instant) {
+        let mut clock = self.cx.clock.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *clock = Some(ServerClock::new(now_us, at.into_std()));
+    }
+
+    fn now_us(&self) -> u64 {
+        self.cx.limiter_now_us().unwrap_or(0)
+    }
+
+    /// Asks in a task of its own: a call that waits for its answer must not hold up what arrives.
+    fn ask(&self, call: Call) -> JoinHandle<Answer> {
+        let limiter = self.limiter.clone();
+        self.cx.metrics.limiter_calls.inc();
+        tokio::spawn(async move {
+            let reply = limiter.ask(call.ask()).await;
+            (call, reply, Instant::now())
+        })
+    }
+
+    fn answered(&mut self, (call, reply, at): Answer) {
+        match reply {
+            Ok(reply) => {
+                self.observe_clock(reply.now_us, at);
+                let wasted = self.pacer.wasted();
+                for granted in self.pacer.complete(call, &reply) {
+                    let ahead = Duration::from_micros(granted.date_us.saturating_sub(reply.now_us));
+                    let grant = Grant { at: at + ahead, date_us: granted.date_us };
+                    if let Some(wait) = &self.cx.metrics.limiter_wait {
+                        wait.observe((grant.at - granted.handle.arrived).as_secs_f64());
+                    }
+                    let slot = self.cx.slots.granted();
+                    self.cx.tasks.spawn(pipeline::run(self.cx.clone(), granted.handle, grant, slot));
+                }
+                self.cx.metrics.void_grants.inc_by(self.pacer.wasted() - wasted);
+                self.park();
+            }
+            Err(error) => {
+                self.cx.metrics.limiter_errors.inc();
+                tracing::warn!(%error, "limiter gave no grants; trying again");
+                let now_us = self.now_us();
+                self.pacer.failed(call, now_us);
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Ready(item) | Input::Back(item) => {
+                if item.origin.epoch <= self.lost[item.origin.lane] {
+                    return; // Its consumer is gone; the message will come again.
+                }
+                let head = Head {
+                    cost: item.cost,
+                    class: item.lane.class,
+                    destination: item.lane.destination.clone(),
+                    buckets: item.buckets.clone(),
+                    handle: item,
+                };
+                let lane = self.lanes[head.handle.origin.lane].key.clone();
+                let now_us = self.now_us();
+                self.pacer.push(lane, head, now_us);
+            }
+            Input::Lost { lane, epoch } => {
+                self.lost[lane] = self.lost[lane].max(epoch);
+                let dropped = self.pacer.take_where(&self.lanes[lane].key, |item, _| item.origin.epoch <= epoch).len();
+                tracing::debug!(lane = &*self.lanes[lane].key, dropped, "deliveries of a lost consumer dropped; they come again");
+            }
+            Input::TakeBack { lane, reply } => {
+                let mut items = self.pacer.take_lane(&self.lanes[lane].key);
+                items.sort_unstable_by_key(|item| item.origin.seq);
+                // Without a taker the messages go back to their queue when their settlements are dropped.
+                let _ = reply.send(items);
+            }
+            Input::Hold { bucket, wait } => {
+                let now_us = self.now_us();
+                self.pacer.hold_bucket(&bucket, now_us + wait.as_micros() as u64, now_us);
+            }
+            Input::Stop { reply } => {
+                self.stopped = true;
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// Messages worth asking a grant for now.
+    fn wanted(&mut self) -> usize {
+        let (now, ended) = (Instant::now(), self.cx.slots.ended());
+        while self.ended.front().is_some_and(|(t, _)| *t + Duration::from_millis(100) < now) {
+            self.ended.pop_front();
+        }
+        if self.ended.back().is_none_or(|(t, _)| *t + Duration::from_millis(5) < now) {
+            self.ended.push_back((now, ended));
+        }
+        let before = self.ended.front().map_or(ended, |(_, n)| *n);
+        self.cx.slots.wanted((ended - before) as usize)
+    }
+
+    /// Mixed lanes: what must wait long would keep others from being looked at, so it is parked for its turn.
+    fn park(&mut self) {
+        let now_us = self.now_us();
+        for lane in self.lanes.iter().filter(|l| l.mixed) {
+            if self.pacer.held(&lane.key) == 0 {
+                continue;
+            }
+            let mut turns: std::collections::HashMap<Arc<str>, u64> = std::collections::HashMap::new();
+            let mut due = Vec::new();
+            let waiting = self.pacer.take_where(&lane.key, |item, hint| {
+                let Some(hint) = hint.filter(|h| h.retry_at_us > now_us + PARK.as_micros() as u64) else { return false };
+                // One after another, each a token later than the one before.
+                let interval = item.buckets.iter().find(|b| b.key == hint.bucket).map_or(0, |b| b.interval_us);
+                let turn = turns.entry(hint.bucket.clone()).or_insert(hint.retry_at_us);
+                due.push(*turn);
+                *turn += interval.saturating_mul(u64::from(item.cost));
+                true
+            });
+            // `take_where` visits each flow in order but returns all by order of arrival; turns are per bucket and ascending,
+            // so any assignment of a bucket's turns to its messages serves, as long as each turn is used once.
+            for (mut item, due_us) in waiting.into_iter().zip(due) {
+                let wait = Duration::from_micros(due_us.saturating_sub(now_us)).min(TURN_MOST);
+                item.journey.not_before = Some(self.cx.now() + wait);
+                let cx = self.cx.clone();
+                self.cx.tasks.spawn(async move { pipeline::pass_on(&cx, item, Purpose::Delay).await });
+            }
+        }
+    }
+
+    /// Now and then: lanes that cannot move for long go to rest.
+    fn tick(&mut self) {
+        let now_us = self.now_us();
+        for lane in self.lanes.iter() {
+            let held = self.pacer.held(&lane.key);
+            if let Some(labels) = lane.labels() {
+                let labels = LaneLabels { class: labels.0, destination: labels.1 };
+                self.cx.metrics.held.get_or_create(&labels).set(held as i64);
+            }
+            lane.note_held(held);
+            if held == 0 || lane.mixed || self.stopped {
+                continue;
+            }
+            let Some(hint) = self.pacer.hint(&lane.key) else { continue };
+            let wait = Duration::from_micros(hint.retry_at_us.saturating_sub(now_us));
+            if wait > REST && matches!(hint.why, Why::Date | Why::Hold) {
+                tracing::info!(
+                    lane = &*lane.key,
+                    binding = &*hint.bucket,
+                    wait_s = wait.as_secs(),
+                    "lane rests; its mail waits in the broker"
+                );
+                lane.command(Command::Rest { until: Instant::now() + wait.min(REST_MOST) });
+            }
+        }
+    }
+}

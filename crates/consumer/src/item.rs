@@ -1,0 +1,63 @@
+//! A message in this worker's hands.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use paceline_broker::{Properties, Settle};
+use paceline_core::{Domain, InvalidMessage, Journey, Lane, Message, Timestamp};
+use paceline_limiter::BucketSpec;
+
+/// A body up to this many bytes is kept parsed while it waits; a larger one is parsed again when its turn comes.
+pub(crate) const KEEP_PARSED: usize = 64 << 10;
+
+/// Which consumer of which lane a delivery came from. When that consumer is lost, so are the deliveries not in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) lane: usize,
+    pub(crate) epoch: u64,
+    /// Order of delivery.
+    pub(crate) seq: u64,
+}
+
+/// A valid message that waits for its grant or is being sent.
+pub(crate) struct Item {
+    pub(crate) origin: Origin,
+    pub(crate) arrived: tokio::time::Instant,
+    pub(crate) settle: Settle,
+    pub(crate) body: Bytes,
+    pub(crate) properties: Properties,
+    pub(crate) parsed: Option<Box<Message>>,
+    pub(crate) id: Arc<str>,
+    pub(crate) lane: Lane,
+    /// The domain of the first `to`.
+    pub(crate) domain: Domain,
+    pub(crate) journey: Journey,
+    /// Of the body as the producer published it.
+    pub(crate) digest: u64,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) account: usize,
+    pub(crate) buckets: Arc<[BucketSpec]>,
+    pub(crate) cost: u32,
+}
+
+impl Item {
+    /// The message, parsed now if it was not kept.
+    pub(crate) fn message(&mut self, max_bytes: usize) -> Result<Box<Message>, InvalidMessage> {
+        match self.parsed.take() {
+            Some(message) => Ok(message),
+            None => Message::parse(&self.body, self.properties.message_id.as_deref(), max_bytes).map(Box::new),
+        }
+    }
+
+    /// Whether its time is over.
+    pub(crate) fn expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
+impl std::fmt::Debug for Item {
+    /// The id only: nothing of a message belongs in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Item").field("id", &self.id).field("origin", &self.origin).finish_non_exhaustive()
+    }
+}

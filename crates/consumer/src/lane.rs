@@ -1,0 +1,341 @@
+//! One lane's consumer: takes what the lane may have held here, gives back what it must not keep.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use paceline_broker::{Consumer, Delivery, End, Purpose};
+use paceline_core::{Lane, Reason};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, interval, sleep, sleep_until},
+};
+
+use crate::{
+    context::Context,
+    dead,
+    engine::Input,
+    intake::{Intake, Verdict},
+    item::{Item, Origin},
+    pipeline,
+    prefetch::{self, MOST, START, Share, Sizes},
+};
+
+/// What a lane's task is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Command {
+    /// Give everything back and come again then.
+    Rest { until: Instant },
+    /// Give everything back and end.
+    Stop,
+}
+
+/// A lane as the engine sees it.
+pub(crate) struct LaneHandle {
+    /// The queue's name.
+    pub(crate) key: Arc<str>,
+    /// `None` for the intake queue.
+    pub(crate) lane: Option<Lane>,
+    /// Many domains share it, each with limits of its own.
+    pub(crate) mixed: bool,
+    commands: mpsc::Sender<Command>,
+    held: AtomicUsize,
+}
+
+impl LaneHandle {
+    pub(crate) fn new(key: Arc<str>, lane: Option<Lane>) -> (LaneHandle, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(4);
+        let mixed = lane.as_ref().is_some_and(Lane::is_tail);
+        (LaneHandle { key, lane, mixed, commands, held: AtomicUsize::new(0) }, receiver)
+    }
+
+    /// Tells the lane's task. A full channel means that it has been told already.
+    pub(crate) fn command(&self, command: Command) {
+        let _ = self.commands.try_send(command);
+    }
+
+    /// As [`LaneHandle::command`], certainly.
+    pub(crate) async fn stop(&self) {
+        let _ = self.commands.send(Command::Stop).await;
+    }
+
+    pub(crate) fn note_held(&self, held: usize) {
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    pub(crate) fn labels(&self) -> Option<(&'static str, Arc<str>)> {
+        self.lane.as_ref().map(|l| (l.class.as_str(), l.destination.clone()))
+    }
+}
+
+/// A lane without mail for so long is closed to a crack, since the size of what comes next is unknown.
+const IDLE: Duration = Duration::from_secs(10);
+/// How often the prefetch is looked at.
+const ADJUST: Duration = Duration::from_millis(100);
+/// Life of a slow lane's lease; renewed three times in it.
+const LEASE: Duration = Duration::from_secs(15);
+
+/// Runs one lane until it is stopped.
+pub(crate) struct LaneTask {
+    pub(crate) cx: Arc<Context>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) fleet: Arc<dyn paceline_limiter::fleet::Fleet>,
+    /// Live workers, by heartbeat.
+    pub(crate) workers: watch::Receiver<u64>,
+    pub(crate) index: usize,
+    pub(crate) handle: Arc<Vec<LaneHandle>>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// Lanes with mail, over the worker.
+    pub(crate) busy: Arc<AtomicUsize>,
+    /// Messages a second the lane can move at most.
+    pub(crate) rate: f64,
+}
+
+enum Next {
+    Delivery(Option<Delivery>),
+    Command(Option<Command>),
+    Adjust,
+}
+
+impl LaneTask {
+    fn me(&self) -> &LaneHandle {
+        &self.handle[self.index]
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut epoch = 0;
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let share = prefetch::share(self.rate, *self.workers.borrow());
+            if let Share::Holder(_) = share
+                && !self.lease().await
+            {
+                match self.rest(Instant::now() + LEASE / 3).await {
+                    Some(()) => continue,
+                    None => return,
+                }
+            }
+            let key = self.me().key.clone();
+            let consumer = match self.cx.broker.consume(&key, START).await {
+                Ok(consumer) => consumer,
+                Err(error) => {
+                    tracing::warn!(lane = &*key, %error, "lane cannot be consumed; trying again");
+                    match self.rest(Instant::now() + pause).await {
+                        Some(()) => {}
+                        None => return,
+                    }
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                    continue;
+                }
+            };
+            pause = Duration::from_millis(100);
+            epoch += 1;
+            match self.consume(consumer, epoch).await {
+                Some(Command::Rest { until }) => {
+                    if self.rest(until).await.is_none() {
+                        return;
+                    }
+                }
+                Some(Command::Stop) => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Waits; `None` when told to stop meanwhile.
+    async fn rest(&mut self, until: Instant) -> Option<()> {
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return Some(()),
+                command = self.commands.recv() => match command {
+                    Some(Command::Rest { .. }) => {}
+                    Some(Command::Stop) | None => return None,
+                },
+            }
+        }
+    }
+
+    async fn lease(&self) -> bool {
+        let me = self.me();
+        self.fleet.lease(&format!("lane:{}", me.key), &self.cx.settings.worker_id, LEASE).await.unwrap_or(false)
+    }
+
+    /// Takes deliveries until the consumer is lost (`None`) or a command ends it; then everything has been given back.
+    async fn consume(&mut self, mut consumer: Consumer, epoch: u64) -> Option<Command> {
+        let mut window = Window::new(self.busy.clone());
+        let mut adjust = interval(ADJUST);
+        adjust.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut leased_until = Instant::now() + LEASE / 3;
+        let mut seq = 0;
+        loop {
+            let next = tokio::select! {
+                biased;
+                command = self.commands.recv() => Next::Command(command),
+                delivery = consumer.next() => Next::Delivery(delivery),
+                _ = adjust.tick() => Next::Adjust,
+            };
+            match next {
+                Next::Delivery(Some(delivery)) => {
+                    window.arrived(delivery.body.len());
+                    // Growing from the start is as urgent as shrinking: a lane must not crawl when mail comes.
+                    self.resize(&mut consumer, &mut window, 2).await;
+                    seq += 1;
+                    self.take(delivery, Origin { lane: self.index, epoch, seq });
+                }
+                Next::Delivery(None) => {
+                    if let Some(End::Lost(reason)) = consumer.ended() {
+                        tracing::warn!(lane = &*self.me().key, reason, "consumer lost; consuming again");
+                    }
+                    self.cx.to_engine(Input::Lost { lane: self.index, epoch });
+                    return None;
+                }
+                Next::Command(command) => {
+                    let command = command.unwrap_or(Command::Stop);
+                    self.give_back(consumer).await;
+                    return Some(command);
+                }
+                Next::Adjust => {
+                    let share = prefetch::share(self.rate, *self.workers.borrow());
+                    if let Share::Holder(_) = share
+                        && Instant::now() >= leased_until
+                    {
+                        leased_until = Instant::now() + LEASE / 3;
+                        if !self.lease().await {
+                            // Another worker holds the lane now.
+                            self.give_back(consumer).await;
+                            return Some(Command::Rest { until: Instant::now() + LEASE / 3 });
+                        }
+                    }
+                    window.look(self.me().held.load(Ordering::Relaxed));
+                    self.resize(&mut consumer, &mut window, 1).await;
+                }
+            }
+        }
+    }
+
+    /// Brings the prefetch to what is wanted, where that is more than `factor` and a quarter away.
+    async fn resize(&self, consumer: &mut Consumer, window: &mut Window, factor: u16) {
+        let most = match prefetch::share(self.rate, *self.workers.borrow()) {
+            Share::Each(n) | Share::Holder(n) => n,
+        };
+        let most = if self.me().lane.is_none() { MOST } else { most };
+        let want = window.wanted(self.cx.settings.held_bytes).min(most).max(1);
+        let now = window.prefetch;
+        if want > now * factor + now / 4 || want * factor + want / 4 < now {
+            match consumer.resize(want).await {
+                Ok(()) => window.prefetch = want,
+                Err(error) => tracing::debug!(lane = &*self.me().key, %error, "prefetch not changed"),
+            }
+        }
+    }
+
+    /// Judges a delivery and sends it on its way.
+    fn take(&self, delivery: Delivery, origin: Origin) {
+        let cx = &self.cx;
+        cx.metrics.deliveries.inc();
+        match self.intake.judge(delivery, self.me().lane.as_ref(), origin, cx.now()) {
+            Verdict::Ready(item) => cx.to_engine(Input::Ready(item)),
+            Verdict::Soon(item, due) => {
+                let (cx, wait) = (cx.clone(), due.since(cx.now()));
+                self.spawn(async move {
+                    sleep(wait).await;
+                    cx.to_engine(Input::Ready(item));
+                });
+            }
+            Verdict::NotYet(item) => self.pass_on(item, Purpose::Delay),
+            Verdict::Reroute(item) => self.pass_on(item, Purpose::Reroute),
+            Verdict::Dead(item, reason) => {
+                let cx = cx.clone();
+                self.spawn(async move { pipeline::bury(&cx, item, None, reason).await });
+            }
+            Verdict::Invalid(delivery, journey, problem) => {
+                let cx = cx.clone();
+                self.spawn(async move {
+                    let letter = dead::invalid(&journey, delivery.properties.message_id.as_deref(), &problem, cx.now());
+                    tracing::info!(queue = &*delivery.queue, %problem, reason = %Reason::InvalidMessage, "dead-lettered");
+                    if cx.settler.bury(&letter, &delivery.body, &delivery.properties).await {
+                        delivery.settle.ack();
+                    }
+                });
+            }
+        }
+    }
+
+    fn pass_on(&self, item: Item, purpose: Purpose) {
+        let cx = self.cx.clone();
+        self.spawn(async move { pipeline::pass_on(&cx, item, purpose).await });
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.cx.tasks.spawn(task);
+    }
+
+    /// Everything held goes back to the head of the queue, in the order it came.
+    async fn give_back(&self, mut consumer: Consumer) {
+        consumer.cancel().await;
+        let mut late = Vec::new();
+        while let Some(delivery) = consumer.next().await {
+            late.push(delivery.settle);
+        }
+        let (reply, items) = oneshot::channel();
+        self.cx.to_engine(Input::TakeBack { lane: self.index, reply });
+        let items = items.await.unwrap_or_default();
+        let returned = items.len() + late.len();
+        items.into_iter().map(|i| i.settle).chain(late).for_each(|settle| settle.release());
+        consumer.flush().await;
+        tracing::debug!(lane = &*self.me().key, returned, "mail given back to the head of the lane");
+    }
+}
+
+/// The prefetch of a lane and what it follows.
+struct Window {
+    prefetch: u16,
+    sizes: Sizes,
+    last: Instant,
+    busy: Arc<AtomicUsize>,
+    counted: bool,
+}
+
+impl Window {
+    fn new(busy: Arc<AtomicUsize>) -> Window {
+        Window { prefetch: START, sizes: Sizes::default(), last: Instant::now(), busy, counted: false }
+    }
+
+    fn arrived(&mut self, bytes: usize) {
+        self.sizes.observe(bytes);
+        self.last = Instant::now();
+        self.count(true);
+    }
+
+    fn look(&mut self, held: usize) {
+        if self.last.elapsed() > IDLE && held == 0 {
+            self.sizes = Sizes::default();
+            self.count(false);
+        }
+    }
+
+    fn wanted(&self, budget: u64) -> u16 {
+        self.sizes.fitting(budget, self.busy.load(Ordering::Relaxed))
+    }
+
+    fn count(&mut self, busy: bool) {
+        if busy != self.counted {
+            self.counted = busy;
+            if busy {
+                self.busy.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.busy.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.count(false);
+    }
+}

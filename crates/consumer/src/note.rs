@@ -1,0 +1,85 @@
+//! What the ledger keeps of a result, so that a redelivery can pass it on again.
+
+use paceline_core::{DeadLetter, Journey, LastError, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A result that still has to be passed on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Note {
+    Retry {
+        journey: Kept,
+        /// Positions of recipients that were given up on.
+        gone: Vec<usize>,
+    },
+    Dead {
+        letter: Box<DeadLetter>,
+    },
+    Unreadable,
+}
+
+/// The part of a journey that an attempt changes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    a: u32,
+    f: u32,
+    first: Option<Timestamp>,
+    due: Option<Timestamp>,
+    error: Option<LastError>,
+}
+
+impl Kept {
+    fn of(journey: &Journey) -> Kept {
+        Kept {
+            a: journey.attempts,
+            f: journey.failures,
+            first: journey.first_attempt_at,
+            due: journey.not_before,
+            error: journey.last_error.clone(),
+        }
+    }
+
+    /// `journey` as it was after the attempt.
+    pub(crate) fn resume(self, journey: Journey) -> Journey {
+        let Kept { a, f, first, due, error } = self;
+        Journey { attempts: a, failures: f, first_attempt_at: first, not_before: due, last_error: error, ..journey }
+    }
+}
+
+impl Note {
+    pub(crate) fn retry(journey: &Journey) -> String {
+        Note::without(journey, &[])
+    }
+
+    pub(crate) fn without(journey: &Journey, gone: &[usize]) -> String {
+        Note::Retry { journey: Kept::of(journey), gone: gone.to_vec() }.write()
+    }
+
+    pub(crate) fn dead(letter: &DeadLetter) -> String {
+        // The recipient is in the message; the shared state need not hold it.
+        let letter = DeadLetter { to: None, ..letter.clone() };
+        Note::Dead { letter: Box::new(letter) }.write()
+    }
+
+    fn write(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub(crate) fn read(note: &str) -> Note {
+        serde_json::from_str(note).unwrap_or(Note::Unreadable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_can_be_resumed() {
+        let t = Timestamp::from_secs(1_800_000_000);
+        let before = Journey::starting(t);
+        let after = Journey { attempts: 2, failures: 1, first_attempt_at: Some(t), not_before: Some(t), ..before.clone() };
+        let Note::Retry { journey, gone } = Note::read(&Note::without(&after, &[1, 4])) else { panic!() };
+        assert_eq!((journey.resume(before), gone), (after, vec![1, 4]));
+        assert!(matches!(Note::read("garbage"), Note::Unreadable));
+    }
+}

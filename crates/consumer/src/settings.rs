@@ -1,0 +1,57 @@
+//! What a worker is told: accounts, limits, sizes.
+
+use std::{sync::Arc, time::Duration};
+
+use paceline_core::{Policy, Rate};
+use paceline_provider::Provider;
+
+/// One credentialed provider account.
+pub struct Account {
+    pub name: Arc<str>,
+    pub provider: Arc<dyn Provider>,
+    /// `None`: the account itself is not limited.
+    pub limit: Option<Limit>,
+    /// Calls at a time from this worker.
+    pub concurrency: usize,
+    /// The longest one call can take, connecting included.
+    pub total_timeout: Duration,
+}
+
+/// A rate with its burst, in recipients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub rate: Rate,
+    pub burst: u32,
+}
+
+/// Limits of one named destination.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    pub name: Arc<str>,
+    /// Per account.
+    pub limit: Option<Limit>,
+    /// Over all accounts together.
+    pub fleet: Option<Limit>,
+}
+
+/// All that shapes a worker, beside the services it talks to.
+pub struct Settings {
+    /// Unique in the fleet; owner of claims and leases.
+    pub worker_id: Arc<str>,
+    /// Prefix of every name at the broker.
+    pub prefix: Arc<str>,
+    pub accounts: Vec<Account>,
+    pub destinations: Vec<Destination>,
+    /// Each domain that no destination names, per account.
+    pub tail: Limit,
+    /// Part of every burst kept for critical mail, 0 to 1.
+    pub reserve: f64,
+    pub policy: Policy,
+    /// Posts in flight, over all accounts. Critical mail has a quarter more to itself.
+    pub concurrency: usize,
+    /// Bytes of message bodies this worker may hold while they wait.
+    pub held_bytes: u64,
+    pub max_message_bytes: usize,
+    /// How long calls under way may take to finish on shutdown.
+    pub drain_grace: Duration,
+}
