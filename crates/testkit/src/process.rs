@@ -247,15 +247,16 @@ impl Process {
         let deadline = tokio::time::Instant::now() + at_most;
         let (mut seen_out, mut seen_err) = (0, 0);
         loop {
-            let over = self.stdout.is_closed() && self.stderr.is_closed();
+            // Looked at before the search: what ends after it is seen in the next turn.
+            let (out_over, err_over) = (self.stdout.is_closed(), self.stderr.is_closed());
             if let Some(found) = self.stdout.search(&mut seen_out, &wanted).or_else(|| self.stderr.search(&mut seen_err, &wanted))
             {
                 return found;
             }
-            assert!(!over, "{} ended without the line waited for; {}", self.name, self.last_words());
+            assert!(!(out_over && err_over), "{} ended without the line waited for; {}", self.name, self.last_words());
             tokio::select! {
-                () = self.stdout.grown(seen_out) => {}
-                () = self.stderr.grown(seen_err) => {}
+                () = self.stdout.grown(seen_out, out_over) => {}
+                () = self.stderr.grown(seen_err, err_over) => {}
                 () = tokio::time::sleep_until(deadline) => {
                     panic!("{} has not written the line waited for within {at_most:?}; {}", self.name, self.last_words())
                 }

@@ -50,9 +50,9 @@ impl Lines {
         new.iter().find_map(|line| wanted(line))
     }
 
-    /// Waits for more than `seen` lines, or the stream's end; an ended stream never grows.
-    pub(super) async fn grown(&self, seen: usize) {
-        if self.is_closed() && self.count.borrow().0 <= seen {
+    /// Waits for more than `seen` lines or the stream's end; for ever if the caller knew that it had ended.
+    pub(super) async fn grown(&self, seen: usize, known_closed: bool) {
+        if known_closed {
             return std::future::pending().await;
         }
         drop(self.count.clone().wait_for(|(count, closed)| *count > seen || *closed).await);
