@@ -243,7 +243,7 @@ local function visit(lane, answer, in_turn_only, only_one)
           latest, bind, retry, why = f, k, max(now + GAP, f - ahead), DATE
         end
       elseif why ~= DATE and why ~= TICKET and (in_turn_only or f > now + OUT_OF_TURN)
-        and (blocked[k] or tag[k] > limit[k] or turn_tag > turn_limit) then
+        and (blocked[k] or tag[k] > limit[k] or (k == 1 and turn_tag > turn_limit)) then
         bind, retry, why = k, max(now + GAP, f - OUT_OF_TURN), TURN
       end
     end
