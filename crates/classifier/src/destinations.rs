@@ -48,13 +48,20 @@ impl fmt::Display for BadDestinations {
     }
 }
 
+impl Default for Destinations {
+    /// Everything is tail.
+    fn default() -> Destinations {
+        Destinations { by_domain: HashMap::new(), names: vec![], domains: vec![], tail: TAIL.into() }
+    }
+}
+
 impl Destinations {
     /// Checks names and claims.
     ///
     /// # Errors
     /// Every bad, reserved or repeated name, every destination without a domain, every domain claimed twice.
     pub fn new(specs: Vec<DestinationSpec>) -> Result<Destinations, BadDestinations> {
-        let mut out = Destinations { by_domain: HashMap::new(), names: vec![], domains: vec![], tail: TAIL.into() };
+        let mut out = Destinations::default();
         let mut problems = vec![];
         for (i, spec) in specs.into_iter().enumerate() {
             let mut report = |domain, problem| problems.push(DestinationProblem { spec: i, domain, problem });

@@ -65,6 +65,11 @@ impl Classifier {
         }
     }
 
+    /// The destination of a recipient's domain.
+    pub fn destination(&self, domain: &Domain) -> Arc<str> {
+        self.destinations.lookup(domain)
+    }
+
     pub fn destinations(&self) -> &Destinations {
         &self.destinations
     }

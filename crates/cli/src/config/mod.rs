@@ -1,0 +1,192 @@
+//! Configuration: TOML and environment in, values that cannot be wrong out.
+//!
+//! Reading never stops at the first mistake: [`ConfigError`] lists every one with its place. A setting that is
+//! understood but that this version does not act on is a warning, never silence. Keys are documented in
+//! `ops/paceline.toml`; a test holds that file and this reader to each other.
+
+mod accounts;
+mod address;
+mod env;
+mod policy;
+mod problem;
+mod rules;
+mod runtime;
+mod section;
+mod services;
+mod shaping;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod values;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use paceline_classifier::Classifier;
+use paceline_core::Policy;
+
+pub use accounts::{Account, Warmup};
+pub use address::Address;
+pub use policy::{CircuitConfig, DedupConfig};
+pub use problem::{ConfigError, Origin, Problem};
+pub use runtime::{LogConfig, LogFormat, WorkerConfig};
+use section::{Context, Section};
+pub use services::{BrokerConfig, HttpConfig, LimitsConfig, LimitsUrl, StoreConfig};
+pub use shaping::{Destination, Limit, NamedLimit};
+use tree::Table;
+pub use values::{parse_duration, show_duration};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub broker: BrokerConfig,
+    pub limits: LimitsConfig,
+    pub store: StoreConfig,
+    pub http: HttpConfig,
+    pub accounts: Vec<Account>,
+    /// Configured ones first, then shipped presets.
+    pub destinations: Vec<Destination>,
+    /// Each domain that no destination names.
+    pub tail: Limit,
+    /// Rules and destinations, ready to use.
+    pub classifier: Arc<Classifier>,
+    pub retry: Policy,
+    pub circuit: CircuitConfig,
+    pub dedup: DedupConfig,
+    pub worker: WorkerConfig,
+    pub log: LogConfig,
+    /// Not in force yet.
+    pub tenants: Vec<NamedLimit>,
+    /// Not in force yet.
+    pub senders: Vec<NamedLimit>,
+    /// Not in force yet.
+    pub recipient: Option<NamedLimit>,
+    /// Settings that are understood but not in force, and the like: to be shown, not to stop for.
+    pub warnings: Vec<Problem>,
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
+}
+
+/// The file read where none is named, if it is there.
+pub const DEFAULT_FILE: &str = "paceline.toml";
+
+impl Config {
+    /// Reads `path`, else `./paceline.toml` where it is there, else nothing but defaults; then the environment.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+        let default = Path::new(DEFAULT_FILE);
+        let path = path.or_else(|| default.exists().then_some(default));
+        let (variables, mut early) = variables();
+        let (root, base) = match path.map(|path| (path, read(path))) {
+            None => (Table::new(), PathBuf::new()),
+            Some((path, Ok(root))) => (root, path.parent().map(Path::to_owned).unwrap_or_default()),
+            Some((_, Err(problems))) => {
+                early.extend(problems);
+                return Err(ConfigError { problems: early, warnings: vec![] });
+            }
+        };
+        let (result, _) = Config::from_tree(root, &variables, base, early);
+        result.map(|config| Config { file: path.map(Path::to_owned), ..config })
+    }
+
+    /// The tree with the environment over it, and every key the reader knows in what it passed.
+    fn from_tree(
+        mut root: Table,
+        variables: &[(String, String)],
+        base: PathBuf,
+        early: Vec<Problem>,
+    ) -> (Result<Config, ConfigError>, BTreeSet<String>) {
+        let mut problems = early;
+        problems.extend(env::overlay(&mut root, variables));
+        let context = Context::new(base);
+        let config = sections(&Section::root(&context, &root));
+        let (found, warnings, known) = context.finish();
+        problems.extend(found);
+        let result = match config {
+            Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
+            _ => Err(ConfigError { problems, warnings }),
+        };
+        (result, known)
+    }
+}
+
+/// Reads every section; `None` only where a problem has been reported.
+fn sections(root: &Section<'_>) -> Option<Config> {
+    /// Reads one section and reports what is left over in it.
+    fn one<'a, T>(root: &Section<'a>, name: &str, read: impl FnOnce(&Section<'a>) -> T) -> T {
+        let section = root.section(name);
+        let value = read(&section);
+        section.finish();
+        value
+    }
+    let broker = one(root, "broker", services::broker);
+    let limits = one(root, "limits", services::limits);
+    let store = one(root, "store", services::store);
+    let http = one(root, "http", services::http);
+    let presets = one(root, "classify", |s| s.or("presets", true, values::boolean));
+    let accounts = accounts::accounts(root.sections("account"));
+    let (destinations, by_domain) = shaping::destinations(root.sections("destination"), presets);
+    let tail = one(root, "tail", shaping::tail);
+    let rules = rules::rules(root.sections("rule"));
+    let retry = one(root, "retry", policy::retry);
+    let circuit = one(root, "circuit", policy::circuit);
+    let dedup = one(root, "dedup", policy::dedup);
+    let worker = one(root, "worker", runtime::worker);
+    let log = one(root, "log", runtime::log);
+    let tenants = shaping::named(root.sections("tenant"), false);
+    let senders = shaping::named(root.sections("sender"), true);
+    let recipient = one(root, "recipient", shaping::recipient);
+    root.finish();
+    Some(Config {
+        broker: broker?,
+        limits: limits?,
+        store: store?,
+        http: http?,
+        accounts,
+        destinations,
+        tail,
+        classifier: Arc::new(Classifier::new(rules, by_domain)),
+        retry,
+        circuit,
+        dedup,
+        worker,
+        log,
+        tenants,
+        senders,
+        recipient,
+        warnings: vec![],
+        file: None,
+    })
+}
+
+fn read(path: &Path) -> Result<Table, Vec<Problem>> {
+    let name = path.display().to_string();
+    let whole = |problem: String| {
+        vec![Problem { origin: Origin::File { name: name.as_str().into(), line: 1, column: 1 }, key: String::new(), problem }]
+    };
+    let bytes = std::fs::read(path).map_err(|e| whole(format!("the configuration cannot be read: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| whole("the configuration is not UTF-8".into()))?;
+    tree::parse(&name, &text)
+}
+
+/// The environment's settings; those that are not UTF-8 are problems.
+fn variables() -> (Vec<(String, String)>, Vec<Problem>) {
+    let (mut good, mut bad) = (vec![], vec![]);
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|n| n.starts_with(env::PREFIX)) else { continue };
+        match value.into_string() {
+            Ok(value) => good.push((name.to_owned(), value)),
+            Err(_) => bad.push(Problem {
+                origin: Origin::Environment(name.to_owned()),
+                key: String::new(),
+                problem: "is not UTF-8".into(),
+            }),
+        }
+    }
+    (good, bad)
+}
