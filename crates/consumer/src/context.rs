@@ -10,8 +10,11 @@ use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route};
 use paceline_classifier::Classifier;
 use paceline_core::{Lane, Outcome, Rejected, Scope, Timestamp, event::Event};
-use paceline_limiter::{clock::ServerClock, ledger::Ledger};
-use tokio::{sync::mpsc::UnboundedSender, time::Instant};
+use paceline_limiter::{LimiterError, clock::ServerClock, ledger::Ledger};
+use tokio::{
+    sync::{mpsc::UnboundedSender, watch},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -36,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) tasks: TaskTracker,
     /// Ids of the messages whose handler runs.
     pub(crate) present: Mutex<HashSet<Arc<str>>>,
+    /// What keeps the limiter or the ledger from answering, if anything does.
+    pub(crate) limits_fault: watch::Sender<Option<String>>,
     /// The limiter's clock, once it has answered.
     pub(crate) clock: RwLock<Option<ServerClock>>,
 }
@@ -72,6 +77,21 @@ impl Context {
     pub(crate) fn enter(&self, id: &Arc<str>) -> Option<Present<'_>> {
         let new = self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
         new.then(|| Present { cx: self, id: id.clone() })
+    }
+
+    /// Notes whether limiter and ledger answer, for readiness and metrics.
+    pub(crate) fn note_limits<T>(&self, answer: &Result<T, LimiterError>) {
+        let fault = answer.as_ref().err().map(ToString::to_string);
+        if fault.is_some() {
+            self.metrics.limiter_errors.inc();
+        }
+        self.limits_fault.send_if_modified(|now| {
+            let changed = now.is_some() != fault.is_some();
+            if changed {
+                *now = fault;
+            }
+            changed
+        });
     }
 
     pub(crate) fn to_engine(&self, input: Input) {

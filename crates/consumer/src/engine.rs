@@ -120,12 +120,11 @@ impl Engine {
     async fn set_clock(&self) {
         let mut pause = Duration::from_millis(100);
         loop {
-            match self.limiter.now_us().await {
+            let answer = self.limiter.now_us().await;
+            self.cx.note_limits(&answer);
+            match answer {
                 Ok(now_us) => return self.observe_clock(now_us, Instant::now()),
-                Err(error) => {
-                    self.cx.metrics.limiter_errors.inc();
-                    tracing::warn!(%error, "nothing is sent before the limiter has answered");
-                }
+                Err(error) => tracing::warn!(%error, "nothing is sent before the limiter has answered"),
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
@@ -152,6 +151,7 @@ impl Engine {
     }
 
     fn answered(&mut self, (call, reply, at): Answer) {
+        self.cx.note_limits(&reply);
         match reply {
             Ok(reply) => {
                 self.observe_clock(reply.now_us, at);
@@ -169,7 +169,6 @@ impl Engine {
                 self.park();
             }
             Err(error) => {
-                self.cx.metrics.limiter_errors.inc();
                 tracing::warn!(%error, "limiter gave no grants; trying again");
                 let now_us = self.now_us();
                 self.pacer.failed(call, now_us);

@@ -14,7 +14,6 @@ use crate::{
 };
 
 /// What to do with a delivery.
-#[expect(clippy::large_enum_variant, reason = "lives for one match; nearly all are Ready")]
 pub(crate) enum Verdict {
     /// Waits for its limits here.
     Ready(Item),

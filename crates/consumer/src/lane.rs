@@ -135,12 +135,8 @@ impl LaneTask {
             pause = Duration::from_millis(100);
             epoch += 1;
             match self.consume(consumer, epoch).await {
-                Some(Command::Rest { until }) => {
-                    if self.rest(until).await.is_none() {
-                        return;
-                    }
-                }
-                Some(Command::Stop) => return,
+                Some(Command::Rest { until }) if self.rest(until).await.is_some() => {}
+                Some(_) => return,
                 None => {}
             }
         }

@@ -110,6 +110,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             present: Mutex::new(HashSet::new()),
             clock: RwLock::new(None),
+            limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),
             settings,
         });
 
@@ -152,6 +153,11 @@ impl Worker {
         Worker { cx, fleet, lanes, lane_tasks, engine, heartbeat }
     }
 
+    /// What keeps limiter or ledger from answering; `None` while they do.
+    pub fn limits_fault(&self) -> watch::Receiver<Option<String>> {
+        self.cx.limits_fault.subscribe()
+    }
+
     /// Stops taking mail, gives back what was not begun, and lets calls under way finish within the grace period.
     pub async fn drain(self) -> Drained {
         let Worker { cx, fleet, lanes, lane_tasks, engine, heartbeat } = self;
@@ -179,7 +185,9 @@ impl Worker {
 /// Says that this worker lives, and learns how many do.
 async fn beat(cx: Arc<Context>, fleet: Arc<dyn Fleet>, workers: watch::Sender<u64>, stop: CancellationToken) {
     loop {
-        if let Ok(alive) = fleet.heartbeat(&cx.settings.worker_id, HEARTBEAT_LIFE).await {
+        let alive = fleet.heartbeat(&cx.settings.worker_id, HEARTBEAT_LIFE).await;
+        cx.note_limits(&alive);
+        if let Ok(alive) = alive {
             workers.send_if_modified(|n| std::mem::replace(n, alive.max(1)) != alive.max(1));
         }
         tokio::select! {

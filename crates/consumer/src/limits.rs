@@ -54,15 +54,15 @@ impl Limits {
     /// domain among its recipients. Each is charged for all recipients, so that none is ever exceeded.
     pub(crate) fn buckets(&self, account: usize, message: &Message, classifier: &Classifier) -> Arc<[BucketSpec]> {
         let of = &self.accounts[account];
-        let first = classifier.destination(message.domain());
-        if message.recipient_count() == 1 {
-            if let Some(list) = of.lists.get(&first) {
-                return list.clone();
-            }
+        let first = classifier.destinations().lookup(message.domain());
+        if message.recipient_count() == 1
+            && let Some(list) = of.lists.get(&first)
+        {
+            return list.clone();
         }
         let mut list = vec![of.bucket.clone()];
         for address in message.recipients() {
-            let destination = classifier.destination(address.domain());
+            let destination = classifier.destinations().lookup(address.domain());
             match of.lists.get(&destination) {
                 Some(known) => known[1..].iter().for_each(|b| push_new(&mut list, b)),
                 None => push_new(&mut list, &self.tail_bucket(&of.name, address.domain().as_str())),

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use paceline_broker::{Broker, Purpose};
 use paceline_core::Reason;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -33,6 +35,8 @@ pub(crate) struct LaneLabels {
     pub(crate) destination: Arc<str>,
 }
 
+type SendSeconds = Family<AccountLabels, Histogram, fn() -> Histogram>;
+
 /// The worker's metrics, registered once.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -46,7 +50,7 @@ pub struct Metrics {
     pub(crate) limiter_calls: Counter,
     pub(crate) limiter_errors: Counter,
     pub(crate) limiter_wait: Option<Histogram>,
-    pub(crate) send_seconds: Option<Family<AccountLabels, Histogram, fn() -> Histogram>>,
+    pub(crate) send_seconds: Option<SendSeconds>,
 }
 
 fn send_buckets() -> Histogram {
@@ -73,7 +77,42 @@ impl Metrics {
         m
     }
 
+    /// Adds what the broker's adapter counts by itself.
+    pub fn register_broker(registry: &mut Registry, broker: Arc<dyn Broker>) {
+        registry.register_collector(Box::new(BrokerCounters(broker)));
+    }
+
     pub(crate) fn dead(&self, reason: Reason) {
         self.dead_letters.get_or_create(&ReasonLabels { reason: reason.as_str() }).inc();
+    }
+}
+
+struct BrokerCounters(Arc<dyn Broker>);
+
+impl std::fmt::Debug for BrokerCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BrokerCounters")
+    }
+}
+
+impl Collector for BrokerCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counters = self.0.counters();
+        let constant = |value: u64| prometheus_client::metrics::counter::ConstCounter::new(value);
+        let publishes = constant(0);
+        let help = "Messages this process published, by purpose";
+        let mut family = encoder.encode_descriptor("broker_publishes", help, None, publishes.metric_type())?;
+        for purpose in Purpose::ALL {
+            let labels = [("purpose", purpose.as_str())];
+            constant(counters.published(purpose)).encode(family.encode_family(&labels)?)?;
+        }
+        for (name, help, value) in [
+            ("broker_publish_failures", "Publishes that were not confirmed", counters.failed()),
+            ("events_dropped", "Events lost because the broker was away or slow", counters.events_dropped()),
+        ] {
+            let metric = constant(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        Ok(())
     }
 }

@@ -81,7 +81,9 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
         cx.settings.worker_id.clone(),
         account.total_timeout + CLAIM_MARGIN,
     );
-    match cx.ledger.claim(claim.clone()).await {
+    let claimed = cx.ledger.claim(claim.clone()).await;
+    cx.note_limits(&claimed);
+    match claimed {
         Ok(Claimed::Granted) => {}
         Ok(other) => {
             drop(slot);
@@ -90,7 +92,6 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
         }
         Err(error) => {
             drop(slot);
-            cx.metrics.limiter_errors.inc();
             tracing::warn!(%error, "ledger: no claim, so no call; trying again");
             item.parsed = Some(message);
             sleep(Duration::from_millis(200)).await;
@@ -349,8 +350,10 @@ impl Context {
     /// Stores a result; does not return before it is stored, since an unrecorded result must not be acknowledged.
     async fn record(&self, claim: &Claim, result: Recorded) {
         let mut pause = Duration::from_millis(100);
-        while let Err(error) = self.ledger.record(claim, result.clone()).await {
-            self.metrics.limiter_errors.inc();
+        loop {
+            let recorded = self.ledger.record(claim, result.clone()).await;
+            self.note_limits(&recorded);
+            let Err(error) = recorded else { return };
             tracing::warn!(%error, "ledger: result not recorded; trying again");
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
