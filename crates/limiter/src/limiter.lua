@@ -18,7 +18,8 @@ local HUGE = math.huge
 local floor, max, min, ceil = math.floor, math.max, math.min, math.ceil
 
 -- A bucket's value: a flat array. [ACTIVE_AT + class] for class 0..3, [TAG_AT + class] for class 1..3.
--- TURNS holds per class {v, destination, tag, until, destination, ...}, only at accounts.
+-- TURNS holds per class {v, name, tag, until, name, ...}: of destinations at an account, of accounts at a bucket they
+-- share, absent elsewhere.
 local INTERVAL, TAT, EXPIRES, TAG_AT, V, ACTIVE_AT = 1, 2, 3, 3, 7, 8
 local T_UNTIL, T_RANK, T_HOLDER, TURNS = 12, 13, 14, 15
 
@@ -83,7 +84,7 @@ end
 -- During the call, by bucket: T burst reserve shared horizon, state, presence by class, dirty.
 local n_buckets = #KEYS - 1
 local T, burst, reserve, shared, horizon, state, present, dirty = {}, {}, {}, {}, {}, {}, {}, {}
--- At accounts, by bucket and class: {v, name -> {tag, until, present, name}, list of the same}
+-- Where turns are taken, by bucket and class: {v, name -> {tag, until, present, name}, list of the same}
 local turns = {}
 
 for b = 1, n_buckets do
@@ -94,23 +95,33 @@ for b = 1, n_buckets do
   present[b] = {}
 end
 
-for i = 1, #lanes do
-  local b = lanes[i][3][1]
-  if not turns[b] then
-    local stored, by_class = state[b][TURNS], {}
-    for class = 0, 3 do
-      local s = stored and stored[class + 1]
-      local entries = {s and s[1] or 0, {}, {}}
-      if s then
-        for at = 2, #s, 3 do
-          local entry = {s[at + 1], s[at + 2], false, s[at]}
-          entries[2][s[at]] = entry
-          entries[3][#entries[3] + 1] = entry
-        end
+local function load_turns(stored)
+  local by_class = {}
+  for class = 0, 3 do
+    local s = stored and stored[class + 1]
+    local named, list = {}, {}
+    if s then
+      for at = 2, #s, 3 do
+        local entry = {s[at + 1], s[at + 2], false, s[at]}
+        named[s[at]], list[#list + 1] = entry, entry
       end
-      by_class[class] = entries
     end
-    turns[b] = by_class
+    by_class[class] = {s and s[1] or 0, named, list}
+  end
+  return by_class
+end
+
+-- Whose turn it is at a lane's k-th bucket, or nothing where no turns are taken.
+local function turn_name(lane, k)
+  if k == 1 then return lane[2] end
+  if shared[lane[3][k]] then return KEYS[lane[3][1] + 1] end
+end
+
+for i = 1, #lanes do
+  local lane = lanes[i]
+  for k = 1, #lane[3] do
+    local b = lane[3][k]
+    if not turns[b] and turn_name(lane, k) then turns[b] = load_turns(state[b][TURNS]) end
   end
 end
 
@@ -125,27 +136,28 @@ local function waiting(b, class) return state[b][ACTIVE_AT + class] > now or pre
 
 -- ---- rule 1: who is here -----------------------------------------------------------------------------------------
 
--- In a lane, by position: 1 class .. 7 seq as asked, 8 ticket name, 9 its turn, 10 next run, 11 left of the run.
+-- In a lane, by position: 1 class .. 7 seq as asked, 8 ticket name, 9 its turns by bucket, 10 next run, 11 left of the run.
 for i = 1, #lanes do
   local lane = lanes[i]
   local class, buckets, cost = lane[1], lane[3], lane[4][1]
-  lane[8], lane[10], lane[11] = lane[6] .. ':' .. lane[7], 1, lane[4][2]
+  lane[8], lane[9], lane[10], lane[11] = lane[6] .. ':' .. lane[7], {}, 1, lane[4][2]
   local far, far_at = 0, 0
   for k = 1, #buckets do
     local b = buckets[k]
     local s = state[b]
     if class > 0 and not waiting(b, class) then s[TAG_AT + class] = max(s[TAG_AT + class], s[V]) end
-    if k == 1 then
+    local name = turn_name(lane, k)
+    if name then
       local entries = turns[b][class]
-      local entry = entries[2][lane[2]]
+      local entry = entries[2][name]
       if not entry then
-        entry = {entries[1], 0, false, lane[2]}
-        entries[2][lane[2]] = entry
+        entry = {entries[1], 0, false, name}
+        entries[2][name] = entry
         entries[3][#entries[3] + 1] = entry
       elseif entry[2] <= now and not entry[3] then
         entry[1] = max(entry[1], entries[1])
       end
-      lane[9] = entry
+      lane[9][k] = entry
     end
     if max(now, s[TAT] + offset_of(b, class, cost)) > now + horizon_of(b, class) then
       far, far_at = far + 1, b
@@ -155,13 +167,13 @@ for i = 1, #lanes do
     local b = buckets[k]
     if far == 0 or (far == 1 and far_at == b) then
       present[b][class] = true
-      if k == 1 then lane[9][3] = true end
+      if lane[9][k] then lane[9][k][3] = true end
     end
   end
 end
 
 -- ---- rule 3: what others allow a lane at its k-th bucket -----------------------------------------------------------
--- returns blocked, least tag of other classes, limit of mine, least of other destinations, limit of mine
+-- returns blocked, least tag of other classes, limit of mine, least tag of others who take turns, limit of mine
 
 local function limits(lane, k)
   local b, class = lane[3][k], lane[1]
@@ -174,8 +186,9 @@ local function limits(lane, k)
     end
     limit = least + floor(2 * LEAD / T[b])
   end
-  if k == 1 then
-    local mine, list, n = lane[9], turns[b][class][3], 1
+  local mine = lane[9][k]
+  if mine then
+    local list, n = turns[b][class][3], 1
     for e = 1, #list do
       local entry = list[e]
       if entry ~= mine and (entry[3] or entry[2] > now) then
@@ -200,21 +213,20 @@ local function visit(lane, answer, in_turn_only, only_one)
   local rank = class == 0 and 0 or 1
   local weight = WEIGHT[class]
   local far_of, tick, blocked, least, limit = {}, {}, {}, {}, {}
-  local tat, tag, charge, offset, least_before = {}, {}, {}, {}, {}
-  local least_turn, turn_limit, last_tag, last_turn
+  local tat, tag, charge, offset = {}, {}, {}, {}
+  local least_turn, turn_limit, turn_tag = {}, {}, {}
   for k = 1, n do
     local b = buckets[k]
     local s = state[b]
-    local lt, tl
-    blocked[k], least[k], limit[k], lt, tl = limits(lane, k)
-    if k == 1 then least_turn, turn_limit = lt, tl end
+    blocked[k], least[k], limit[k], least_turn[k], turn_limit[k] = limits(lane, k)
+    turn_tag[k] = mine[k] and mine[k][1] or 0
     tick[k] = s[T_UNTIL] > now and s[T_RANK] <= rank and s[T_HOLDER] ~= lane[8]
     far_of[k] = now + horizon_of(b, class)
     tat[k] = s[TAT]
     tag[k] = class > 0 and s[TAG_AT + class] or 0
   end
-  local dates, turn_tag = answer[1], mine[1]
-  local granted, known_cost = 0, nil
+  local dates = answer[1]
+  local granted, known_cost, last_cost = 0, nil, 0
   local d, from, why, bind, retry, latest
   while true do
     local cost = runs[lane[10]]
@@ -243,11 +255,13 @@ local function visit(lane, answer, in_turn_only, only_one)
           latest, bind, retry, why = f, k, max(now + GAP, f - ahead), DATE
         end
       elseif why ~= DATE and why ~= TICKET and (in_turn_only or f > now + OUT_OF_TURN)
-        and (blocked[k] or tag[k] > limit[k] or (k == 1 and turn_tag > turn_limit)) then
+        and (blocked[k] or tag[k] > limit[k] or turn_tag[k] > turn_limit[k]) then
         bind, retry, why = k, max(now + GAP, f - OUT_OF_TURN), TURN
       end
     end
-    if not why then
+    -- Where other accounts wait too, the date will not come any nearer by waiting.
+    local contended = from > 1 and shared[buckets[from]] and least_turn[from] < HUGE
+    if not why and not contended then
       for k = 1, n do
         local b = buckets[k]
         if k == 1 or shared[b] then
@@ -267,13 +281,10 @@ local function visit(lane, answer, in_turn_only, only_one)
       local t = tat[k]
       if d > t then t = d end
       tat[k] = t + charge[k]
-      if weight then
-        least_before[k] = tag[k]
-        tag[k] = tag[k] + cost * weight
-      end
+      if weight then tag[k] = tag[k] + cost * weight end
+      turn_tag[k] = turn_tag[k] + cost
     end
-    last_turn = turn_tag
-    turn_tag = turn_tag + cost
+    last_cost = cost
     granted = granted + 1
     dates[#dates + 1] = d - now
     lane[11] = lane[11] - 1
@@ -292,14 +303,16 @@ local function visit(lane, answer, in_turn_only, only_one)
       s[TAT] = tat[k]
       if weight then
         -- Tags only grow, so the last grant's is the largest that the bucket's clock may take.
-        s[V] = max(s[V], min(least_before[k], least[k]))
+        s[V] = max(s[V], min(tag[k] - last_cost * weight, least[k]))
         s[TAG_AT + class] = tag[k]
+      end
+      if mine[k] then
+        local entries = turns[b][class]
+        entries[1] = max(entries[1], min(turn_tag[k] - last_cost, least_turn[k]))
+        mine[k][1] = turn_tag[k]
       end
       if s[T_HOLDER] == lane[8] then s[T_UNTIL], s[T_RANK], s[T_HOLDER] = 0, 0, '' end
     end
-    local entries = turns[buckets[1]][class]
-    entries[1] = max(entries[1], min(last_turn, least_turn))
-    mine[1] = turn_tag
     lane[5], lane[7] = 0, lane[7] + granted
     lane[8] = lane[6] .. ':' .. lane[7]
   end
@@ -318,7 +331,7 @@ for i = 1, #lanes do
   local lane = lanes[i]
   order[i] = i
   class_key[i] = lane[1] == 0 and -1 or state[lane[3][1]][TAG_AT + lane[1]]
-  turn_key[i] = lane[9][1]
+  turn_key[i] = lane[9][1][1]
 end
 table.sort(order, function(a, b)
   if class_key[a] ~= class_key[b] then return class_key[a] < class_key[b] end
@@ -357,9 +370,12 @@ for i = 1, #lanes do
       s[ACTIVE_AT + class] = till
       dirty[b] = true
     end
-    if b == lane[3][1] and till > lane[9][2] + MARK_STEP then
-      lane[9][2] = till
-      dirty[b] = true
+    for k = 1, #lane[3] do
+      local turn = lane[9][k]
+      if lane[3][k] == b and turn and till > turn[2] + MARK_STEP then
+        turn[2] = till
+        dirty[b] = true
+      end
     end
     if rank == 0 or (lane[5] > 0 and now - lane[5] >= PATIENCE) then
       for k = 1, #lane[3] do
@@ -369,16 +385,12 @@ for i = 1, #lanes do
         if take then
           take = why ~= TICKET
         elseif q == b and (t[T_UNTIL] <= now or t[T_RANK] > rank) then
-          if why == DATE then
-            local most = min(cost, burst[q] - reserve[q])
-            take = cost > 1 and (most - 1) * T[q] > horizon_of(q, class) - OUT_OF_TURN
-          else
-            take = why == GAPPED and k > 1 and shared[q]
-          end
+          local most = min(cost, burst[q] - reserve[q])
+          take = why == DATE and cost > 1 and (most - 1) * T[q] > horizon_of(q, class) - OUT_OF_TURN
           if take then
             local blocked, _, limit, _, turn_limit = limits(lane, k)
             local tag = class > 0 and t[TAG_AT + class] or 0
-            take = not blocked and tag <= limit and lane[9][1] <= turn_limit
+            take = not blocked and tag <= limit and (lane[9][k] and lane[9][k][1] or 0) <= turn_limit
           end
         end
         if take then

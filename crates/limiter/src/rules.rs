@@ -13,12 +13,14 @@
 //!
 //! **Turns.** Each class has a virtual clock (`tag`) at each bucket that advances by cost × {3, 8, 24}; a class that
 //! is more than a lead ahead of another waiting class waits its turn, unless the tokens would go to waste. Critical
-//! goes first everywhere. At the account, destinations of one class take turns likewise. Waiting is remembered by
+//! goes first everywhere. At the account, destinations of one class take turns likewise, and accounts at a limit they
+//! share. Waiting is remembered by
 //! `active` until-times, so it holds across workers.
 //!
 //! **Tickets** let a large message, once it has waited, hold a bucket until it has saved up enough.
 //!
-//! **The gap rule** keeps a slow bucket from dating a shared one (the account, a fleet limit) far into the future.
+//! **The gap rule** keeps a slow bucket from dating a shared one (the account, a fleet limit) far into the future,
+//! unless accounts compete for the slow one.
 
 mod call;
 mod lane;

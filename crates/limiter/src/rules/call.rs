@@ -7,13 +7,13 @@ use super::{
     lane::{Lane, Visit},
     state::{Bucket, Turn, Turns},
 };
-use crate::{Ask, BucketSpec, Denied, LaneGrant, LimiterError, Reply, Why};
+use crate::{Ask, BucketSpec, Denied, LaneAsk, LaneGrant, LimiterError, Reply, Why};
 
 /// Grants what may go at `now_us` and changes `state` accordingly.
 pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, LimiterError> {
     ask.check()?;
     let mut call = Call::load(state, ask, now_us);
-    let mut lanes: Vec<Lane<'_>> = ask.lanes.iter().map(|l| call.admit(l)).collect();
+    let mut lanes: Vec<Lane<'_>> = ask.lanes.iter().map(|l| call.admit(l, &ask.buckets[l.buckets[0]].key)).collect();
     let mut out = vec![LaneGrant::default(); lanes.len()];
 
     let mut order: Vec<usize> = (0..lanes.len()).collect();
@@ -66,13 +66,13 @@ pub(super) struct Slot {
     pub(super) burst: u64,
     pub(super) reserve: u64,
     pub(super) shared: bool,
-    /// Some lane of this call has it first.
-    account: bool,
+    /// Some lane of this call takes turns here.
+    takes_turns: bool,
     /// How far ahead classes other than critical may be dated.
     pub(super) horizon: u64,
     /// Classes present in this call where nothing else binds them.
     pub(super) present: [bool; 4],
-    /// Likewise for destinations, by position in the bucket's turns.
+    /// Likewise for those who take turns, by position.
     pub(super) turn_present: [Vec<bool>; 4],
     pub(super) dirty: bool,
 }
@@ -92,7 +92,7 @@ impl Slot {
         self.bucket.active_until_us[class] > now || self.present[class]
     }
 
-    /// Destinations of `class`. Only called on accounts, which have them.
+    /// Turns of `class`. Only called where turns are taken.
     pub(super) fn turns(&mut self, class: usize) -> &mut Turns {
         &mut self.bucket.turns.get_or_insert_default()[class]
     }
@@ -112,7 +112,7 @@ impl Call {
             burst: u64::from(spec.burst),
             reserve: u64::from(spec.reserve),
             shared: spec.shared,
-            account: false,
+            takes_turns: false,
             horizon: (u64::from(spec.reserve) * spec.interval_us).clamp(2 * GAP_US, HORIZON_US),
             present: [false; 4],
             turn_present: Default::default(),
@@ -120,11 +120,8 @@ impl Call {
         };
         let mut call = Call { now, slots: ask.buckets.iter().map(slot).collect() };
         for lane in &ask.lanes {
-            let account = &mut call.slots[lane.buckets[0]];
-            account.account = true;
-            for class in 0..4 {
-                let known = account.turns(class).entries.len();
-                account.turn_present[class].resize(known, false);
+            for (k, &b) in lane.buckets.iter().enumerate() {
+                call.slots[b].prepare_turns(k);
             }
         }
         call
@@ -132,21 +129,19 @@ impl Call {
 
     /// Rule 1: a class or destination that was away starts level with the others, and one whose only obstacle is a
     /// bucket is present at that bucket (at all of its buckets when nothing stands in its way).
-    fn admit<'a>(&mut self, ask: &'a crate::LaneAsk) -> Lane<'a> {
+    fn admit<'a>(&mut self, ask: &'a LaneAsk, account: &Arc<str>) -> Lane<'a> {
         let now = self.now;
         let class = ask.class.index();
         let mut far = 0;
         let mut far_at = 0;
-        let mut turn = 0;
+        let mut turns = Vec::with_capacity(ask.buckets.len());
         for (k, &b) in ask.buckets.iter().enumerate() {
             let slot = &mut self.slots[b];
             if class > 0 && !slot.waiting(now, class) {
                 let tag = &mut slot.bucket.tags[class - 1];
                 *tag = (*tag).max(slot.bucket.v);
             }
-            if k == 0 {
-                turn = slot.wake_destination(now, class, &ask.destination);
-            }
+            turns.push(slot.turn_name(k, ask, account).map(|name| slot.wake(now, class, name)));
             if slot.date(now, class, u64::from(ask.costs[0])) > now + slot.horizon_of(class) {
                 far += 1;
                 far_at = b;
@@ -156,12 +151,12 @@ impl Call {
             if far == 0 || (far == 1 && far_at == b) {
                 let slot = &mut self.slots[b];
                 slot.present[class] = true;
-                if k == 0 {
+                if let Some(turn) = turns[k] {
                     slot.turn_present[class][turn] = true;
                 }
             }
         }
-        Lane::new(ask, turn)
+        Lane::new(ask, turns)
     }
 
     /// Rule 7: marks a waiting head at the bucket that binds it, and its ticket.
@@ -174,8 +169,8 @@ impl Call {
             binding.bucket.active_until_us[class] = until;
             binding.dirty = true;
         }
-        if denied.bucket == lane.account() {
-            let turn = &mut binding.turns(class).entries[lane.turn];
+        if let Some(turn) = lane.turn_at(denied.bucket) {
+            let turn = &mut binding.turns(class).entries[turn];
             if until > turn.until_us + MARK_STEP_US {
                 turn.until_us = until;
                 binding.dirty = true;
@@ -191,9 +186,9 @@ impl Call {
             let mine = ticket.holder == holder;
             let free = ticket.until_us <= now || ticket.rank > rank;
             let refresh = mine && denied.why != Why::Ticket;
-            let take = !mine && free && b == denied.bucket && lane.wants_ticket(slot, k, denied.why) && {
+            let take = !mine && free && b == denied.bucket && lane.wants_ticket(slot, denied.why) && {
                 let limits = lane.limits(self, k);
-                limits.in_turn(slot.tag_of(class), lane.turn_tag(self))
+                limits.in_turn(slot.tag_of(class), lane.turn_tag(slot, k))
             };
             if refresh || take {
                 let slot = &mut self.slots[b];
@@ -212,7 +207,7 @@ impl Call {
                 continue;
             }
             let mut bucket = slot.bucket;
-            for turns in bucket.turns.iter_mut().flatten().filter(|_| slot.account) {
+            for turns in bucket.turns.iter_mut().flatten().filter(|_| slot.takes_turns) {
                 let v = turns.v;
                 turns.entries.retain(|e| e.until_us + FORGET_US >= now || e.tag > v);
             }
@@ -227,11 +222,32 @@ impl Slot {
         if class == 0 { 0 } else { self.bucket.tags[class - 1] }
     }
 
-    /// Position of `destination` among the turns of `class`, level with the others if it was away.
-    fn wake_destination(&mut self, now: u64, class: usize, destination: &Arc<str>) -> usize {
+    /// Whose turn it is here for a lane that has this as its `k`-th bucket: at the account its destination's, at a
+    /// bucket that accounts share its account's, elsewhere nobody's.
+    fn turn_name<'a>(&self, k: usize, ask: &'a LaneAsk, account: &'a Arc<str>) -> Option<&'a Arc<str>> {
+        match k {
+            0 => Some(&ask.destination),
+            _ if self.shared => Some(account),
+            _ => None,
+        }
+    }
+
+    fn prepare_turns(&mut self, k: usize) {
+        if (k > 0 && !self.shared) || self.takes_turns {
+            return;
+        }
+        self.takes_turns = true;
+        for class in 0..4 {
+            let known = self.turns(class).entries.len();
+            self.turn_present[class].resize(known, false);
+        }
+    }
+
+    /// Position of `name` among the turns of `class`, level with the others if it was away.
+    fn wake(&mut self, now: u64, class: usize, name: &Arc<str>) -> usize {
         let turns = &mut self.bucket.turns.get_or_insert_default()[class];
         let present = &mut self.turn_present[class];
-        match turns.entries.iter().position(|e| e.destination == *destination) {
+        match turns.entries.iter().position(|e| e.name == *name) {
             Some(i) => {
                 let entry = &mut turns.entries[i];
                 if entry.until_us <= now && !present[i] {
@@ -240,7 +256,7 @@ impl Slot {
                 i
             }
             None => {
-                turns.entries.push(Turn { destination: destination.clone(), tag: turns.v, until_us: 0 });
+                turns.entries.push(Turn { name: name.clone(), tag: turns.v, until_us: 0 });
                 present.push(false);
                 turns.entries.len() - 1
             }

@@ -17,8 +17,8 @@ pub(super) struct Visit {
 pub(super) struct Lane<'a> {
     pub(super) ask: &'a LaneAsk,
     pub(super) class: usize,
-    /// Position of its destination among the account's turns.
-    pub(super) turn: usize,
+    /// Its position among those who take turns, bucket by bucket.
+    turns: Vec<Option<usize>>,
     next: usize,
     since_us: u64,
 }
@@ -31,7 +31,7 @@ pub(super) struct Limits {
     /// Least tag of the other waiting classes, and how far it lets this class go.
     least_other: u64,
     tag_limit: u64,
-    /// The same among destinations; no limit except at the account.
+    /// The same among those who take turns.
     least_other_turn: u64,
     turn_limit: u64,
     /// Somebody else's ticket.
@@ -45,12 +45,17 @@ impl Limits {
 }
 
 impl<'a> Lane<'a> {
-    pub(super) fn new(ask: &'a LaneAsk, turn: usize) -> Self {
-        Lane { ask, class: ask.class.index(), turn, next: 0, since_us: ask.since_us }
+    pub(super) fn new(ask: &'a LaneAsk, turns: Vec<Option<usize>>) -> Self {
+        Lane { ask, class: ask.class.index(), turns, next: 0, since_us: ask.since_us }
     }
 
-    pub(super) fn account(&self) -> usize {
+    fn account(&self) -> usize {
         self.ask.buckets[0]
+    }
+
+    /// Its position among those who take turns at `bucket`.
+    pub(super) fn turn_at(&self, bucket: usize) -> Option<usize> {
+        self.turns[self.ask.buckets.iter().position(|b| *b == bucket)?]
     }
 
     pub(super) fn exhausted(&self) -> bool {
@@ -63,11 +68,13 @@ impl<'a> Lane<'a> {
 
     /// Rule 2: critical first, then by the account's class tag, then the destination's. Sorting is stable.
     pub(super) fn order_key(&self, call: &Call) -> (bool, u64, u64) {
-        (self.class > 0, call.slots[self.account()].tag_of(self.class), self.turn_tag(call))
+        let account = &call.slots[self.account()];
+        (self.class > 0, account.tag_of(self.class), self.turn_tag(account, 0))
     }
 
-    pub(super) fn turn_tag(&self, call: &Call) -> u64 {
-        call.slots[self.account()].turns_of(self.class).0[self.turn].tag
+    /// How far it got in turn at its `k`-th bucket, `slot`.
+    pub(super) fn turn_tag(&self, slot: &Slot, k: usize) -> u64 {
+        self.turns[k].map_or(0, |turn| slot.turns_of(self.class).0[turn].tag)
     }
 
     /// Names the next head of this lane.
@@ -79,17 +86,11 @@ impl<'a> Lane<'a> {
         self.class == 0 || patience_over(now, self.since_us)
     }
 
-    /// Whether the waiting head is one that others would overtake for ever at `slot`, its `k`-th bucket.
-    pub(super) fn wants_ticket(&self, slot: &Slot, k: usize, why: Why) -> bool {
+    /// Whether the waiting head is one that others would overtake for ever at `slot`.
+    pub(super) fn wants_ticket(&self, slot: &Slot, why: Why) -> bool {
         let cost = u64::from(self.ask.costs[self.next]);
-        match why {
-            Why::Date => {
-                let most = cost.min(slot.burst - slot.reserve);
-                cost > 1 && (most - 1) * slot.t > slot.horizon_of(self.class) - OUT_OF_TURN_US
-            }
-            Why::Gap => k > 0 && slot.shared,
-            Why::Turn | Why::Ticket | Why::Hold => false,
-        }
+        let most = cost.min(slot.burst - slot.reserve);
+        why == Why::Date && cost > 1 && (most - 1) * slot.t > slot.horizon_of(self.class) - OUT_OF_TURN_US
     }
 
     /// Rule 3, as of now, at the lane's `k`-th bucket.
@@ -121,11 +122,11 @@ impl<'a> Lane<'a> {
             }
             limits.tag_limit = limits.least_other.saturating_add(2 * LEAD_US / slot.t);
         }
-        if k == 0 {
+        if let Some(mine) = self.turns[k] {
             let (turns, present) = slot.turns_of(self.class);
             let mut waiting = 1;
             for (i, turn) in turns.iter().enumerate() {
-                if i != self.turn && (turn.until_us > now || present[i]) {
+                if i != mine && (turn.until_us > now || present[i]) {
                     waiting += 1;
                     limits.least_other_turn = limits.least_other_turn.min(turn.tag);
                 }
@@ -176,16 +177,15 @@ impl<'a> Lane<'a> {
         let now = call.now;
         let class = self.class;
         let mut date = now;
-        let mut date_from = self.account();
+        let mut date_from = 0;
         let mut account_date = now;
         let mut denied: Option<Denied> = None;
         let mut latest = 0;
-        let turn_tag = self.turn_tag(call);
         for (k, &bucket) in self.ask.buckets.iter().enumerate() {
             let slot = &call.slots[bucket];
             let f = slot.date(now, class, cost);
             if f > date {
-                (date, date_from) = (f, bucket);
+                (date, date_from) = (f, k);
             }
             if k == 0 {
                 account_date = f;
@@ -205,7 +205,7 @@ impl<'a> Lane<'a> {
                 }
             } else if !matches!(sofar, Some(Why::Date | Why::Ticket))
                 && (visit.in_turn_only || f > out_of_turn_limit(now))
-                && !limits[k].in_turn(slot.tag_of(class), turn_tag)
+                && !limits[k].in_turn(slot.tag_of(class), self.turn_tag(slot, k))
             {
                 let retry_at_us = (now + GAP_US).max(f.saturating_sub(OUT_OF_TURN_US));
                 denied = Some(Denied { retry_at_us, bucket, why: Why::Turn });
@@ -214,20 +214,25 @@ impl<'a> Lane<'a> {
         if let Some(denied) = denied {
             return Err(denied);
         }
+        let from = self.ask.buckets[date_from];
+        if date_from > 0 && call.slots[from].shared && limits[date_from].least_other_turn < u64::MAX {
+            // Other accounts wait there too: its date will not come any nearer by waiting.
+            return Ok(date);
+        }
         for (k, &bucket) in self.ask.buckets.iter().enumerate() {
             let slot = &call.slots[bucket];
             if k > 0 && !slot.shared {
                 continue;
             }
-            let mut from = slot.bucket.tat_us.max(now);
+            let mut base = slot.bucket.tat_us.max(now);
             if k > 0 {
                 // An account that runs ahead takes its fleet limits along; only third buckets may not.
-                from = from.max(account_date);
+                base = base.max(account_date);
             }
             let slack = ((slot.burst - 1) * slot.t / 8).max(SLACK_US);
-            if date.saturating_sub(from) > slack {
+            if date.saturating_sub(base) > slack {
                 let retry_at_us = (now + GAP_US).max(date - slack);
-                return Err(Denied { retry_at_us, bucket: date_from, why: Why::Gap });
+                return Err(Denied { retry_at_us, bucket: from, why: Why::Gap });
             }
         }
         Ok(date)
@@ -244,10 +249,10 @@ impl<'a> Lane<'a> {
                 slot.bucket.v = slot.bucket.v.max((*tag).min(limits[k].least_other));
                 *tag += cost * WEIGHT[self.class - 1];
             }
-            if k == 0 {
+            if let Some(mine) = self.turns[k] {
                 let turns = slot.turns(self.class);
-                let tag = &mut turns.entries[self.turn].tag;
-                turns.v = turns.v.max((*tag).min(limits[0].least_other_turn));
+                let tag = &mut turns.entries[mine].tag;
+                turns.v = turns.v.max((*tag).min(limits[k].least_other_turn));
                 *tag += cost;
             }
         }

@@ -29,7 +29,7 @@ pub(super) struct Bucket {
     /// Each class counts as waiting until then.
     pub(super) active_until_us: [u64; 4],
     pub(super) ticket: Ticket,
-    /// Destinations by class; only where the bucket is some lane's account.
+    /// Turns by class: of destinations at an account, of accounts at a bucket they share, none elsewhere.
     pub(super) turns: Option<[Turns; 4]>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Ticket {
     pub(super) holder: String,
 }
 
-/// The destinations of one class at an account.
+/// Who takes turns in one class.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Turns {
     pub(super) v: u64,
@@ -51,7 +51,7 @@ pub(super) struct Turns {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Turn {
-    pub(super) destination: Arc<str>,
+    pub(super) name: Arc<str>,
     pub(super) tag: u64,
     pub(super) until_us: u64,
 }

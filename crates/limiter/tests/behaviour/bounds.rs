@@ -96,25 +96,24 @@ fn the_rate_is_used() {
     }
 }
 
-/// Two accounts meet at one fleet limit; the one that is fast does not keep the slow one out, nor does a slow
-/// account's own limit date the fleet's away.
+/// Two accounts meet at one fleet limit: neither keeps the other out, though one is faster, nor does the slow one's own
+/// limit date the fleet's away.
 #[test]
 fn a_fleet_limit_is_used_by_all_its_accounts() {
-    let fleet = bucket("fleet:google", "100/s", 1).shared();
-    let mut sources = Vec::new();
-    for (name, rate, burst) in [("fast", "1000/s", 1_000), ("slow", "30/s", 1)] {
-        let buckets = [bucket(name, rate, burst), bucket(&format!("{name}@google"), "200/s", 1), fleet.clone()];
-        for worker in 0..4 {
-            sources.push(source(worker, Class::Normal, "google", &buckets, Load::Backlog(8)));
+    for (burst, slow_burst, used, slow_used) in [(20, 5, 0.97, 0.95), (100, 30, 0.97, 0.95), (1, 1, 0.75, 0.8)] {
+        let fleet = bucket("fleet:google", "100/s", burst).shared();
+        let mut sources = Vec::new();
+        for (name, rate, burst) in [("fast", "1000/s", 1_000), ("slow", "30/s", slow_burst)] {
+            let buckets = [bucket(name, rate, burst), bucket(&format!("{name}@google"), "200/s", burst), fleet.clone()];
+            for worker in 0..4 {
+                sources.push(source(worker, Class::Normal, "google", &buckets, Load::Backlog(8)));
+            }
         }
+        let run = Sim::new(sources, 12).run();
+        assert!(run.worst_excess_us() <= 0);
+        let (fleet, slow) = (run.utilisation("fleet:google"), run.utilisation("slow"));
+        assert!(fleet >= used && slow >= slow_used, "burst {burst}: fleet {fleet:.3}, slow account {slow:.3}");
     }
-    let mut state = paceline_limiter::rules::State::new();
-    let mut n = 0;
-    let run = Sim::new(sources, 12).run_with(|ask, now| { let r = paceline_limiter::rules::decide(&mut state, ask, now).unwrap(); n += 1; if n > 2000 && n < 2100 { eprintln!("{} {:?} {} {:?}", now % 10_000_000, ask.lanes[0].id, ask.lanes[0].since_us % 10_000_000, r.lanes.iter().map(|l| (l.dates_us.iter().map(|d| d - now).collect::<Vec<_>>(), l.denied.map(|d| (d.retry_at_us - now, d.bucket, d.why)))).collect::<Vec<_>>()); } r });
-    assert!(run.worst_excess_us() <= 0);
-    let (fleet, slow) = (run.utilisation("fleet:google"), run.utilisation("slow"));
-    assert!(fleet >= 0.9, "fleet {fleet:.3}");
-    assert!(slow >= 0.1, "slow account {slow:.3}");
 }
 
 /// A stalled worker wastes what it was granted and nothing else.

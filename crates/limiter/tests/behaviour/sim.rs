@@ -67,6 +67,8 @@ pub(crate) struct Sim {
     pub(crate) seed: u64,
     /// Age of the limiter's state at the start: 100 s means that buckets are full.
     pub(crate) warm_us: u64,
+    /// Measures leave out so much of the beginning.
+    pub(crate) settle_us: u64,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ struct Worker {
 
 impl Sim {
     pub(crate) fn new(sources: Vec<Source>, seconds: u64) -> Self {
-        Sim { sources, seconds, round_trip_us: (150, 900), stalls: 0.0, seed: 1, warm_us: 100_000_000 }
+        Sim { sources, seconds, round_trip_us: (150, 900), stalls: 0.0, seed: 1, warm_us: 100_000_000, settle_us: 2_000_000 }
     }
 
     /// Runs against the reference arithmetic.
@@ -266,10 +268,10 @@ impl Run {
     }
 
     fn since(&self) -> u64 {
-        START_US + 2_000_000
+        START_US + self.sim.settle_us
     }
 
-    /// Share of a bucket's rate that was granted after the first two seconds.
+    /// Share of a bucket's rate that was granted once settled.
     pub(crate) fn utilisation(&self, key: &str) -> f64 {
         let spec = self.sim.sources.iter().flat_map(|s| s.buckets.iter()).find(|b| &*b.key == key).unwrap();
         let end = START_US + self.sim.seconds * 1_000_000;
@@ -277,7 +279,7 @@ impl Run {
         spent as f64 * spec.interval_us as f64 / (end - self.since()) as f64
     }
 
-    /// Cost granted after the first two seconds, by class.
+    /// Cost granted once settled, by class.
     pub(crate) fn by_class(&self, key: &str) -> HashMap<Class, f64> {
         let mut spent = HashMap::new();
         for sent in self.in_bucket(key) {
