@@ -177,7 +177,6 @@ impl Worker {
         heartbeat.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), fleet.leave(&cx.settings.worker_id)).await;
         engine.abort();
-        cx.broker.close().await;
         Drained { unfinished }
     }
 }
