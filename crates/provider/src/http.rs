@@ -205,7 +205,7 @@ mod tests {
             Outcome::Rejected { what: Rejected::Recipients(gone), .. } => gone,
             other => panic!("{other:?}"),
         };
-        assert_eq!(gone(r#"{"outcome":"rejected_recipient","recipients":["u@GMAIL.com"]}"#), [u.clone()]);
+        assert_eq!(gone(r#"{"outcome":"rejected_recipient","recipients":["u@GMAIL.com"]}"#), std::slice::from_ref(&u));
         assert_eq!(gone(r#"{"outcome":"rejected_recipient","recipients":["nobody@x.org"]}"#), [u, v]);
         let scope = |body: &str| match of(body) {
             Outcome::Throttled { scope, .. } => scope,

@@ -63,6 +63,7 @@ pub(super) fn request(message: &Message) -> Result<Vec<u8>, Box<Outcome>> {
             dynamic_template_data: template.map(|t| &t.data).filter(|d| !d.is_empty()),
         }],
         from: Address::of(&message.from),
+        custom_args: CustomArgs(message),
         reply_to: message.reply_to.as_ref().map(Address::of),
         subject,
         content,
@@ -70,7 +71,6 @@ pub(super) fn request(message: &Message) -> Result<Vec<u8>, Box<Outcome>> {
         attachments: message.attachments.iter().map(Attachment::of).collect(),
         headers: &message.headers,
         categories,
-        custom_args: CustomArgs(message),
     };
     let large: usize = message.attachments.iter().map(|a| a.content.len() + 128).sum();
     let text = message.text.as_ref().map_or(0, String::len) + message.html.as_ref().map_or(0, String::len);
@@ -116,6 +116,7 @@ pub(super) fn same(a: &EmailAddress, b: &EmailAddress) -> bool {
 struct Body<'a> {
     personalizations: [Personalization<'a>; 1],
     from: Address<'a>,
+    custom_args: CustomArgs<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reply_to: Option<Address<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,7 +131,6 @@ struct Body<'a> {
     headers: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     categories: Vec<&'a str>,
-    custom_args: CustomArgs<'a>,
 }
 
 #[derive(Serialize)]
