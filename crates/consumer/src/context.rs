@@ -125,10 +125,14 @@ impl Context {
 
     /// Publishes an event, at most once.
     pub(crate) fn emit(&self, event: &Event<'_>, lane: &Lane) {
+        let key = format!("{}.{lane}", event.event.as_str());
+        if !self.broker.heard(&key) {
+            return;
+        }
         let Ok(body) = serde_json::to_vec(event) else { return };
         self.broker.emit(Outgoing {
             to: Route::Events,
-            key: format!("{}.{lane}", event.event.as_str()),
+            key,
             body: Bytes::from(body),
             properties: Properties::default(),
             purpose: Purpose::Event,
