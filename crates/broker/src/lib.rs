@@ -19,6 +19,8 @@ mod message;
 pub mod rabbitmq;
 pub mod topology;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use paceline_core::Timestamp;
 use tokio::sync::watch;
@@ -49,6 +51,13 @@ pub trait Broker: Send + Sync {
     /// disconnected, and for 50 ms after the broker said that nobody listens to that key.
     fn emit(&self, message: Outgoing);
 
+    /// Whether an event with this key would be sent now: `false` while nobody is known to listen. Spares the work of
+    /// writing it.
+    fn heard(&self, key: &str) -> bool {
+        let _ = key;
+        true
+    }
+
     /// Starts consuming `queue`, holding at most `prefetch` messages that are not settled.
     async fn consume(&self, queue: &str, prefetch: u16) -> Result<Consumer, BrokerError>;
 
@@ -61,6 +70,17 @@ pub trait Broker: Send + Sync {
 
     /// Whether the broker can be used, and why not.
     fn state(&self) -> watch::Receiver<State>;
+
+    /// Waits until the broker can be used; after `limit` says why it cannot.
+    async fn wait_until_up(&self, limit: Duration) -> Result<(), BrokerError> {
+        let mut state = self.state();
+        let up = tokio::time::timeout(limit, state.wait_for(State::is_up)).await.is_ok_and(|state| state.is_ok());
+        match &*state.borrow() {
+            State::Up => Ok(()),
+            _ if up => Ok(()),
+            State::Blocked { why, .. } | State::Down { why, .. } => Err(BrokerError::Unreachable(why.clone())),
+        }
+    }
 
     /// What has been published and dropped so far.
     fn counters(&self) -> &Counters;

@@ -1,0 +1,230 @@
+//! A consumer's channel: its acks, its end, and its watch.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::{future::join_all, task::AtomicWaker};
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{REPLY_LIMIT, acks::Batcher, convert::reason, poll_once};
+use crate::message::Settlements;
+
+/// Acks gather this long before they leave.
+const GATHER: Duration = Duration::from_millis(1);
+/// Acks behind a gap wait this long for it to close.
+const GAP_WAIT: Duration = Duration::from_millis(10);
+/// How often a silent channel is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What the holders of a channel tell its task.
+#[derive(Default)]
+struct Inbox {
+    acks: Vec<u64>,
+    releases: Vec<u64>,
+    flushed: Vec<oneshot::Sender<()>>,
+    closing: bool,
+    lost: Option<String>,
+}
+
+/// Shared by a channel's holders and its task.
+#[derive(Default)]
+pub(super) struct Core {
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    /// So many acks behind a gap are no longer held back: they would starve the consumer.
+    gap_max: AtomicUsize,
+    /// Wakes the consumer when the channel is lost.
+    consumer: AtomicWaker,
+}
+
+impl Core {
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        // The inbox is plain data: a panic elsewhere leaves it usable.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the channel is lost, if it is; otherwise `waker` will hear of it.
+    pub(super) fn poll_lost(&self, waker: &std::task::Waker) -> Option<String> {
+        self.consumer.register(waker);
+        self.lock().lost.clone()
+    }
+
+    pub(super) fn lose(&self, why: String) {
+        self.lock().lost.get_or_insert(why);
+        self.consumer.wake();
+        self.wake.notify_one();
+    }
+
+    pub(super) fn set_prefetch(&self, prefetch: u16) {
+        self.gap_max.store(usize::from(prefetch / 4).max(1), Ordering::Relaxed);
+    }
+
+    /// Waits until what is settled so far has been written, or the channel is lost.
+    pub(super) async fn flush(&self) {
+        let (sender, written) = oneshot::channel();
+        self.lock().flushed.push(sender);
+        self.wake.notify_one();
+        // An error means that the channel has ended: nothing is left to write.
+        let _ = timeout(REPLY_LIMIT, written).await;
+    }
+}
+
+/// The right to settle on a channel. The channel closes when the last of these is gone.
+pub(super) struct Holder {
+    core: Arc<Core>,
+}
+
+impl Holder {
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+}
+
+impl Settlements for Holder {
+    fn ack(&self, tag: u64) {
+        let mut inbox = self.core.lock();
+        inbox.acks.push(tag);
+        // The task takes all there is when it wakes: only the first of a batch need wake it.
+        if inbox.acks.len() == 1 {
+            self.core.wake.notify_one();
+        }
+    }
+
+    fn release(&self, tag: u64) {
+        self.core.lock().releases.push(tag);
+        self.core.wake.notify_one();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.core.lock().closing = true;
+        self.core.wake.notify_one();
+    }
+}
+
+/// Every open consumer channel, to be flushed before closing.
+#[derive(Default)]
+pub(super) struct Channels {
+    open: Mutex<Vec<Weak<Core>>>,
+}
+
+impl Channels {
+    /// Starts the task of a new channel.
+    pub(super) fn tend(&self, channel: lapin::Channel, lost: watch::Receiver<Option<String>>, prefetch: u16) -> Arc<Holder> {
+        let core = Arc::new(Core::default());
+        core.set_prefetch(prefetch);
+        {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.retain(|core| core.strong_count() > 0);
+            open.push(Arc::downgrade(&core));
+        }
+        tokio::spawn(tend(core.clone(), channel, lost));
+        Arc::new(Holder { core })
+    }
+
+    pub(super) async fn flush(&self) {
+        let open: Vec<_> = self.open.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+        join_all(open.iter().map(|core| core.flush())).await;
+    }
+}
+
+/// Sends acks and releases until the channel has no holder any more, then closes it; ends early when it is lost.
+async fn tend(core: Arc<Core>, channel: lapin::Channel, mut lost: watch::Receiver<Option<String>>) {
+    let mut batcher = Batcher::default();
+    let mut gap_since: Option<Instant> = None;
+    loop {
+        let look_in = gap_since.map_or(LOOK_EVERY, |since| (since + GAP_WAIT).saturating_duration_since(Instant::now()));
+        tokio::select! {
+            () = core.wake.notified() => {}
+            () = sleep(look_in) => {}
+            changed = lost.changed() => {
+                if changed.is_err() {
+                    core.lose("the connection was dropped".to_owned());
+                }
+            }
+        }
+        let gone = lost.borrow().clone();
+        if let Some(why) = gone.or_else(|| (!channel.status().connected()).then(|| "the channel was closed".to_owned())) {
+            core.lose(why);
+        }
+        let urgent = {
+            let inbox = core.lock();
+            if inbox.lost.is_some() {
+                break;
+            }
+            inbox.closing || !inbox.flushed.is_empty() || inbox.acks.is_empty()
+        };
+        if !urgent {
+            sleep(GATHER).await;
+        }
+        let (acks, releases, flushed, closing) = {
+            let mut inbox = core.lock();
+            let inbox = &mut *inbox;
+            (
+                std::mem::take(&mut inbox.acks),
+                std::mem::take(&mut inbox.releases),
+                std::mem::take(&mut inbox.flushed),
+                inbox.closing,
+            )
+        };
+        acks.into_iter().for_each(|tag| batcher.settle(tag));
+        let releases = releases.into_iter().filter(|tag| batcher.release(*tag)).collect();
+        let overdue = gap_since.is_some_and(|since| since.elapsed() >= GAP_WAIT);
+        let all = closing || overdue || !flushed.is_empty() || batcher.waiting() > core.gap_max.load(Ordering::Relaxed);
+        if let Err(error) = send(&channel, &mut batcher, all, releases).await {
+            core.lose(reason(&error));
+            break;
+        }
+        gap_since = (batcher.waiting() > 0).then(|| gap_since.unwrap_or_else(Instant::now));
+        for sender in flushed {
+            // Whoever asked may have stopped waiting.
+            let _ = sender.send(());
+        }
+        if closing {
+            // Closing gives back what was never settled.
+            let _ = timeout(REPLY_LIMIT, channel.close(200, "done".into())).await;
+            return;
+        }
+    }
+    // Those who wait for a flush hear that there is nothing to wait for.
+    core.lock().flushed.clear();
+}
+
+/// Puts the frames on the connection's queue in order, then waits until the last of them is written.
+async fn send(channel: &lapin::Channel, batcher: &mut Batcher, all: bool, releases: Vec<u64>) -> lapin::Result<()> {
+    type Written<'a> = Pin<Box<dyn Future<Output = lapin::Result<()>> + Send + 'a>>;
+    let mut last: Option<Written<'_>> = None;
+    for ack in batcher.take(all) {
+        let mut written: Written<'_> = Box::pin(channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }));
+        // The first poll queues the frame.
+        match poll_once(&mut written).await {
+            Poll::Ready(result) => result?,
+            Poll::Pending => last = Some(written),
+        }
+    }
+    for tag in releases {
+        let options = BasicNackOptions { multiple: false, requeue: true };
+        let mut written: Written<'_> = Box::pin(channel.basic_nack(tag, options));
+        match poll_once(&mut written).await {
+            Poll::Ready(result) => result?,
+            Poll::Pending => last = Some(written),
+        }
+    }
+    match last {
+        Some(written) => written.await,
+        None => Ok(()),
+    }
+}
