@@ -70,6 +70,11 @@ impl Classifier {
         self.destinations.lookup(domain)
     }
 
+    /// How many rules there are.
+    pub fn rules(&self) -> usize {
+        self.rules.len()
+    }
+
     pub fn destinations(&self) -> &Destinations {
         &self.destinations
     }

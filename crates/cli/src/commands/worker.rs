@@ -6,7 +6,7 @@ use std::{
 };
 
 use backon::{ExponentialBuilder, Retryable};
-use paceline_broker::{Broker, State};
+use paceline_broker::State;
 use paceline_consumer::{Account, Deps, Destination, Limit, Metrics, Settings, Worker};
 use paceline_control::{Check, Readiness, health_router, serve};
 use prometheus_client::registry::Registry;
@@ -48,13 +48,11 @@ pub async fn run(config: &Config) -> Result<(), Failure> {
     tracing::info!(worker = id, accounts = accounts.len(), "worker starting");
     let mut signals = signals::Signals::new()?;
     let declare = || async { broker.apply(&topology).await };
-    let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_delay(Duration::from_secs(5));
-    let declared = declare
-        .retry(backoff.without_max_times().with_jitter())
-        .notify(|error, _| {
-            tracing::warn!(%error, "the topology cannot be declared; trying again");
-            topology_sender.send_replace(Some(error.to_string()));
-        });
+    let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_delay(Duration::from_secs(1));
+    let declared = declare.retry(backoff.without_max_times().with_jitter()).notify(|error, _| {
+        tracing::warn!(%error, "the topology cannot be declared; trying again");
+        topology_sender.send_replace(Some(error.to_string()));
+    });
     tokio::select! {
         declared = declared => {
             let applied = declared.map_err(|e| Failure::failed(e.to_string()))?;

@@ -62,13 +62,14 @@ pub(super) fn postgres(text: &str) -> Result<Read, String> {
     }
     let (url, address) = parse(text, &["postgres", "postgresql"], "postgres://user:password@host:5432/database")?;
     let query = |name: &str| url.query_pairs().find(|(k, _)| k == name).map(|(_, v)| v.into_owned());
-    let mode = query("sslmode").or_else(|| query("ssl-mode"));
-    let encrypted = matches!(mode.as_deref(), Some("require" | "verify-ca" | "verify-full"));
+    // Without a mode the store asks another machine for a certificate that holds: only saying so turns that off.
+    let mode = query("sslmode").or_else(|| query("ssl-mode")).filter(|m| matches!(m.as_str(), "disable" | "allow" | "prefer"));
+    let host = query("host").or_else(|| url.host_str().map(str::to_owned)).unwrap_or_default();
     // A host that begins with a slash is a socket's directory.
-    let host = query("host").or_else(|| url.host_str().map(str::to_owned)).filter(|h| !is_here(h) && !h.starts_with('/'));
-    let exposed = host
-        .filter(|_| !encrypted)
-        .map(|host| format!("the connection to {host} may go unencrypted; add ?sslmode=verify-full (or require, verify-ca)"));
+    let here = is_here(&host) || host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
+    let exposed = mode
+        .filter(|_| !here)
+        .map(|mode| format!("sslmode={mode} to {host} may go unencrypted; use verify-full, or leave it out for the same"));
     Ok(Read { address, exposed })
 }
 
@@ -134,10 +135,12 @@ mod tests {
         for (url, exposed) in [
             ("postgres://postgres@127.0.0.1/paceline", false),
             ("postgres:///paceline?host=/run/postgresql", false),
-            ("postgres://db.example/paceline", true),
+            ("postgres://db.example/paceline", false),
+            ("postgres://db.example/paceline?ssl-mode=prefer", true),
+            ("postgres://x@%2Frun%2Fpostgresql/paceline?sslmode=disable", false),
             ("postgres://db.example/paceline?sslmode=disable", true),
             ("postgres://db.example/paceline?sslmode=verify-full", false),
-            ("postgresql://x@localhost/paceline?host=db.example", true),
+            ("postgresql://x@localhost/paceline?host=db.example&sslmode=disable", true),
         ] {
             assert_eq!(postgres(url).unwrap().exposed.is_some(), exposed, "{url}");
         }

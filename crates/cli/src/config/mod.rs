@@ -94,6 +94,29 @@ impl Config {
         result.map(|config| Config { file: path.map(Path::to_owned), ..config })
     }
 
+    /// What the parts that will use the addresses and credentials find wrong with them. Connects to nothing; needs a
+    /// tokio runtime.
+    pub fn check_services(&self) -> Vec<Problem> {
+        let mut problems = vec![];
+        let mut report = |key: String, problem: String| {
+            problems.push(Problem { origin: Origin::Nowhere, key, problem });
+        };
+        if let LimitsUrl::Redis(url) = &self.limits.url
+            && let Err(e) = paceline_limiter::redis::RedisClient::new(url.expose(), &self.broker.prefix)
+        {
+            report("limits.url".into(), e.to_string());
+        }
+        if let Err(e) = paceline_store::PostgresStore::new(self.store.url.expose(), paceline_store::Options::default()) {
+            report("store.url".into(), e.in_full());
+        }
+        for (i, account) in self.accounts.iter().enumerate() {
+            if let Err(e) = paceline_provider::build(account.provider.clone(), &account.http, "paceline") {
+                report(format!("account[{i}]"), format!("{}: {e}", account.name));
+            }
+        }
+        problems
+    }
+
     /// The tree with the environment over it, and every key the reader knows in what it passed.
     fn from_tree(
         mut root: Table,

@@ -1,0 +1,33 @@
+//! Logs, to standard error.
+
+use std::io;
+
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::{
+    config::{LogConfig, LogFormat},
+    exit::Failure,
+};
+
+/// Logs of a service: as configured, `level` (from the command line) over what is configured.
+pub fn service(config: &LogConfig, level: Option<&str>) -> Result<(), Failure> {
+    install(config.format, level.unwrap_or(&config.level))
+}
+
+/// Logs of a command that ends by itself: nothing but errors, unless asked for.
+pub fn command(level: Option<&str>) -> Result<(), Failure> {
+    install(LogFormat::Text, level.unwrap_or("off"))
+}
+
+fn install(format: LogFormat, level: &str) -> Result<(), Failure> {
+    let filter: EnvFilter = level.parse().map_err(|_| {
+        Failure::usage("--log-level: write error, warn, info, debug, trace, or directives such as \"info,paceline_broker=debug\"")
+    })?;
+    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A second installation can only come from a test in the same process: the first one stays.
+    let _ = match format {
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+    };
+    Ok(())
+}
