@@ -1,5 +1,7 @@
 //! The whole control process over the in-process broker and a private PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, RwLock},

@@ -1,5 +1,7 @@
 //! The HTTP side by raw sockets: what it answers, and that no client can hold it up.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, RwLock},

@@ -69,8 +69,7 @@ impl From<StoredDeadLetter> for Shown {
 }
 
 /// The columns of a list for people, in the order of [`table_row`].
-pub const TABLE_COLUMNS: [&str; 9] =
-    ["ID", "DIED", "REASON", "CLASS", "DESTINATION", "ACCOUNT", "TO", "ATTEMPTS", "LAST ERROR"];
+pub const TABLE_COLUMNS: [&str; 9] = ["ID", "DIED", "REASON", "CLASS", "DESTINATION", "ACCOUNT", "TO", "ATTEMPTS", "LAST ERROR"];
 
 /// One entry as cells. Control characters are gone: an entry's words come from outside and must not drive a terminal.
 pub fn table_row(entry: &DeadLetter) -> [String; 9] {
@@ -164,7 +163,10 @@ mod tests {
         assert!(json["last_error"]["provider_message"].is_string());
         assert_eq!((json["body"].as_str(), json["body_base64"].as_str()), (Some("{}"), None));
         let json = shown(b"\xff\0");
-        assert_eq!((json["body"].as_str(), json["body_base64"].as_str(), json["body_bytes"].as_u64()), (None, Some("/wA="), Some(2)));
+        assert_eq!(
+            (json["body"].as_str(), json["body_base64"].as_str(), json["body_bytes"].as_u64()),
+            (None, Some("/wA="), Some(2))
+        );
     }
 
     #[test]

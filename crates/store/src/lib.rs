@@ -20,3 +20,8 @@ pub trait Ping: Send + Sync {
     /// One round trip, answered or refused within a few seconds; also brings the schema up to date.
     async fn ping(&self) -> Result<(), Error>;
 }
+
+/// Everything a store does. `Arc<dyn Store>` turns into an `Arc` of any of its parts.
+pub trait Store: DeadLetters + Ping {}
+
+impl<T: DeadLetters + Ping> Store for T {}

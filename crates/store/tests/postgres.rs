@@ -1,5 +1,7 @@
 //! The PostgreSQL adapter against a private server.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;

@@ -96,8 +96,8 @@ impl PostgresStore {
 #[async_trait]
 impl Ping for PostgresStore {
     async fn ping(&self) -> Result<(), Error> {
-        // Waits for one call of the pool: readiness is asked often and must not queue up behind a dead server.
-        let limit = self.options.acquire_timeout;
+        // Readiness is to tell the truth soon.
+        let limit = self.options.acquire_timeout.min(PING_TIMEOUT);
         let ping = async {
             let mut lease = self.lease().await?;
             let answer = lease.connection.ping().await;
@@ -106,6 +106,9 @@ impl Ping for PostgresStore {
         tokio::time::timeout(limit, ping).await.map_err(|_| Error::timed_out(limit))?
     }
 }
+
+/// How long a ping waits at most.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pooled connection that is closed instead of reused when a call was abandoned on it half way.
 struct Lease {
