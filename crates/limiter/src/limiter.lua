@@ -265,7 +265,8 @@ local function visit(lane, answer, in_turn_only, only_one)
       for k = 1, n do
         local b = buckets[k]
         if k == 1 or shared[b] then
-          local base = max(tat[k], now)
+          -- What the bucket could give at once counts: a slow destination must not eat its burst, date by date.
+          local base = max(tat[k] + offset[k], now)
           if k > 1 and account_date > base then base = account_date end
           local slack = max(floor((burst[b] - 1) * T[b] / 8), SLACK)
           if d - base > slack then

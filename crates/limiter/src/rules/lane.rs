@@ -224,7 +224,9 @@ impl<'a> Lane<'a> {
             if k > 0 && !slot.shared {
                 continue;
             }
-            let mut base = slot.bucket.tat_us.max(now);
+            // Where this bucket could give at once, its stored burst counts: a slow destination must not eat it up,
+            // creeping ahead date by date.
+            let mut base = slot.date(now, class, cost);
             if k > 0 {
                 // An account that runs ahead takes its fleet limits along; only third buckets may not.
                 base = base.max(account_date);

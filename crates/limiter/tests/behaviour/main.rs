@@ -4,6 +4,7 @@
 
 mod bounds;
 mod fleet;
+mod isolation;
 mod ledger;
 mod outage;
 mod shares;
