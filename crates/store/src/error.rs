@@ -43,6 +43,9 @@ impl From<sqlx::Error> for Error {
         match e {
             sqlx::Error::Database(db) => by_sqlstate(db),
             sqlx::Error::PoolTimedOut => Error::Unavailable("no connection to the database was to be had in time".into()),
+            sqlx::Error::Tls(e) => tls(&e),
+            // A certificate that is not believed.
+            sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => tls(&e),
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => Error::Refused("cannot be encoded".to_owned()),
             sqlx::Error::Io(_)
             | sqlx::Error::PoolClosed
@@ -67,6 +70,10 @@ impl From<sqlx::migrate::MigrateError> for Error {
             other => Error::Misconfigured(other.into()),
         }
     }
+}
+
+fn tls(e: &dyn std::fmt::Display) -> Error {
+    Error::Misconfigured(format!("{e}; in the address, sslrootcert names a private authority and sslmode asks for less").into())
 }
 
 /// PostgreSQL's error classes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.

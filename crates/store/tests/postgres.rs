@@ -331,6 +331,10 @@ async fn a_database_away_is_told_within_bounds_and_found_again() {
 
     let nowhere = open(&server.url().replace("/paceline", "/no_such_database"));
     assert!(matches!(nowhere.ping().await, Err(Error::Misconfigured(_))));
+    // This server speaks no TLS.
+    let encrypted = open(&format!("{}?sslmode=require", server.url()));
+    let refused = encrypted.ping().await.unwrap_err();
+    assert!(matches!(refused, Error::Misconfigured(_)) && refused.in_full().contains("sslmode"), "{}", refused.in_full());
 }
 
 #[tokio::test]
