@@ -20,7 +20,9 @@ pub fn command(level: Option<&str>) -> Result<(), Failure> {
 }
 
 fn install(format: LogFormat, level: &str) -> Result<(), Failure> {
-    let filter: EnvFilter = level.parse().map_err(|_| {
+    // lapin reports what the adapter handles, and shows whole messages while it does: only where it is asked for.
+    let quiet = if level.contains("lapin=") { "" } else { ",lapin=off" };
+    let filter: EnvFilter = format!("{level}{quiet}").parse().map_err(|_| {
         Failure::usage("--log-level: write error, warn, info, debug, trace, or directives such as \"info,paceline_broker=debug\"")
     })?;
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
