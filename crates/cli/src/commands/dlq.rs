@@ -158,7 +158,7 @@ fn whole(shown: &dlq::Shown) -> Result<String, Failure> {
         };
         rows.push(vec![field.clone(), text]);
     }
-    rows.sort_by_key(|row| row[0].starts_with("body"));
+    rows.sort_by_key(|row| matches!(row[0].as_str(), "body" | "body_base64"));
     Ok(output::table(&["FIELD", "VALUE"], &rows))
 }
 
