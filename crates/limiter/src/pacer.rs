@@ -12,7 +12,10 @@
 //!   so a lane may hold thousands of tail domains. Work per call follows the flows that are due, not those that wait.
 
 mod flow;
+mod held;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -188,7 +191,8 @@ impl<H> Pacer<H> {
         Some(at.max(self.not_before_us).max(now_us))
     }
 
-    /// Starts a call if one is due and something can be asked. `free_slots`: how many sends may be added now.
+    /// Starts a call if one is due and something can be asked. `free_slots`: how many sends may be added now; with
+    /// none, nothing is asked, and the owner tries again when one is free rather than at [`Pacer::next_call_at`].
     pub fn begin(&mut self, now_us: u64, free_slots: usize) -> Option<Call> {
         if free_slots == 0 || self.next_call_at(now_us)? > now_us {
             return None;
@@ -314,92 +318,6 @@ impl<H> Pacer<H> {
                 self.forget(id);
             } else {
                 self.schedule.set(id, class, now_us, false);
-            }
-        }
-    }
-
-    /// Gives back everything held for a lane, in the order pushed.
-    pub fn take_lane(&mut self, lane: &LaneKey) -> Vec<H> {
-        self.take_where(lane, |_, _| true)
-    }
-
-    /// Gives back the heads of a lane whose flow cannot go before `later_than_us`, in the order pushed: for mixed
-    /// lanes, where a long wait belongs elsewhere.
-    pub fn take_waiting(&mut self, lane: &LaneKey, later_than_us: u64) -> Vec<H> {
-        self.take_where(lane, |_, hint| hint.is_some_and(|h| h.retry_at_us > later_than_us))
-    }
-
-    /// Gives back the heads of a lane that match, in the order pushed. The flow's hint comes with each head.
-    pub fn take_where(&mut self, lane: &LaneKey, mut wanted: impl FnMut(&H, Option<&Hint>) -> bool) -> Vec<H> {
-        let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
-        let ids: Vec<u64> = ids.iter().copied().collect();
-        let mut taken = Vec::new();
-        for id in ids {
-            let Some(flow) = self.flows.get_mut(&id) else { continue };
-            let mut kept = std::collections::VecDeque::new();
-            for head in flow.heads.drain(..) {
-                if wanted(&head.handle, flow.hint.as_ref()) {
-                    taken.push((head.order, head.handle));
-                } else {
-                    kept.push_back(head);
-                }
-            }
-            flow.heads = kept;
-            if flow.heads.is_empty() {
-                self.forget(id);
-            }
-        }
-        if let Some((ids, held)) = self.lanes.get_mut(lane) {
-            *held -= taken.len();
-            if ids.is_empty() {
-                self.lanes.remove(lane);
-            }
-        }
-        taken.sort_by_key(|(order, _)| *order);
-        taken.into_iter().map(|(_, handle)| handle).collect()
-    }
-
-    /// Heads held for a lane.
-    pub fn held(&self, lane: &LaneKey) -> usize {
-        self.lanes.get(lane).map_or(0, |(_, held)| *held)
-    }
-
-    /// Heads held in all.
-    pub fn len(&self) -> usize {
-        self.lanes.values().map(|(_, held)| held).sum()
-    }
-
-    /// Whether nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
-    }
-
-    /// What keeps a lane, if every flow of it was denied: the one that may go first.
-    pub fn hint(&self, lane: &LaneKey) -> Option<Hint> {
-        let (ids, _) = self.lanes.get(lane)?;
-        let mut first: Option<&Hint> = None;
-        for id in ids {
-            let hint = self.flows.get(id)?.hint.as_ref()?;
-            if first.is_none_or(|f| hint.retry_at_us < f.retry_at_us) {
-                first = Some(hint);
-            }
-        }
-        first.cloned()
-    }
-
-    /// Asks nothing that touches the bucket `key` before `until_us`: a pause, an open circuit, a Retry-After.
-    /// A later call replaces an earlier one; 0 ends the hold.
-    pub fn hold_bucket(&mut self, key: &Arc<str>, until_us: u64, now_us: u64) {
-        if until_us > now_us {
-            self.holds.insert(key.clone(), until_us);
-            return;
-        }
-        self.holds.remove(key);
-        for (id, flow) in &mut self.flows {
-            let held = flow.hint.as_ref().is_some_and(|h| h.why == Why::Hold && h.bucket == *key);
-            if held && !flow.in_call {
-                flow.hint = None;
-                self.schedule.set(*id, flow.class, now_us, flow.class == Class::Critical);
             }
         }
     }

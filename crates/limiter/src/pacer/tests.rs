@@ -1,0 +1,257 @@
+use super::*;
+use crate::{Denied, LaneGrant};
+
+const T0: u64 = 1_000_000_000;
+
+fn bucket(key: &str, interval_us: u64) -> BucketSpec {
+    BucketSpec { key: key.into(), interval_us, burst: 10, reserve: 2, shared: false }
+}
+
+struct Bench {
+    pacer: Pacer<u32>,
+    lane: LaneKey,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench { pacer: Pacer::new("w1"), lane: "normal.google".into() }
+    }
+
+    fn push(&mut self, handle: u32, class: Class, buckets: &[(&str, u64)], now: u64) {
+        let buckets = buckets.iter().map(|(k, t)| bucket(k, *t)).collect();
+        let head = Head { handle, cost: 1, class, destination: "google".into(), buckets };
+        self.pacer.push(self.lane.clone(), head, now);
+    }
+
+    fn normal(&mut self, handles: std::ops::Range<u32>) {
+        for h in handles {
+            self.push(h, Class::Normal, &[("a", 1_000), ("a@google", 1_000)], T0);
+        }
+    }
+}
+
+fn grant(call: &Call, now: u64, dates: &[&[u64]], denied: Option<(u64, Why)>) -> Reply {
+    assert_eq!(call.ask().lanes.len(), dates.len());
+    let lane = |dates: &&[u64]| LaneGrant {
+        dates_us: dates.to_vec(),
+        denied: denied.map(|(retry_at_us, why)| Denied { retry_at_us, bucket: 0, why }),
+    };
+    Reply { now_us: now, lanes: dates.iter().map(lane).collect() }
+}
+
+fn handles(granted: &[Granted<u32>]) -> Vec<(u32, u64)> {
+    granted.iter().map(|g| (g.handle, g.date_us)).collect()
+}
+
+#[test]
+fn heads_are_granted_in_order_and_the_rest_waits_for_its_hint() {
+    let mut b = Bench::new();
+    assert_eq!(b.pacer.next_call_at(T0), None);
+    b.normal(0..5);
+    assert_eq!(b.pacer.next_call_at(T0), Some(T0));
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert_eq!((call.ask().heads(), call.ask().buckets.len()), (5, 2));
+    assert_eq!(b.pacer.next_call_at(T0 + 50_000), None, "one call at a time");
+    assert!(b.pacer.begin(T0 + 50_000, 100).is_none());
+
+    let reply = grant(&call, T0 + 300, &[&[T0 + 300, T0 + 1_300]], Some((T0 + 90_000, Why::Date)));
+    let granted = b.pacer.complete(call, &reply);
+    assert_eq!(handles(&granted), [(0, T0 + 300), (1, T0 + 1_300)]);
+    assert_eq!(b.pacer.held(&b.lane), 3);
+    assert_eq!(b.pacer.next_call_at(T0 + 1_000), Some(T0 + 90_000));
+    let hint = b.pacer.hint(&b.lane).unwrap();
+    assert_eq!((hint.retry_at_us, &*hint.bucket, hint.why), (T0 + 90_000, "a", Why::Date));
+
+    let call = b.pacer.begin(T0 + 90_000, 100).unwrap();
+    let lane = &call.ask().lanes[0];
+    assert_eq!((lane.costs.len(), lane.seq, lane.since_us), (3, 3, T0 + 300));
+    let reply = grant(&call, T0 + 90_100, &[&[T0 + 90_100; 3]], None);
+    assert_eq!(b.pacer.complete(call, &reply).len(), 3);
+    assert!(b.pacer.is_empty());
+    assert_eq!((b.pacer.held(&b.lane), b.pacer.next_call_at(T0)), (0, None));
+}
+
+#[test]
+fn calls_are_a_gap_apart_unless_a_critical_head_has_just_come() {
+    let mut b = Bench::new();
+    b.normal(0..1);
+    let call = b.pacer.begin(T0, 100).unwrap();
+    b.pacer.complete(call, &Reply { now_us: T0, lanes: vec![] });
+    assert_eq!(b.pacer.next_call_at(T0 + 100), Some(T0 + CALL_GAP_US));
+    b.push(7, Class::Critical, &[("a", 1_000)], T0 + 1_000);
+    assert_eq!(b.pacer.next_call_at(T0 + 1_000), Some(T0 + CRITICAL_GAP_US));
+    assert!(b.pacer.begin(T0 + CRITICAL_GAP_US - 1, 100).is_none());
+    let call = b.pacer.begin(T0 + CRITICAL_GAP_US, 100).unwrap();
+    assert_eq!(call.ask().lanes[0].class, Class::Critical);
+    assert_eq!(call.ask().lanes.len(), 2, "the others go along");
+}
+
+#[test]
+fn a_stream_of_critical_heads_keeps_to_fifty_calls_a_second() {
+    let mut b = Bench::new();
+    let (mut now, mut calls) = (T0, 0);
+    while now < T0 + 10_000_000 {
+        b.push(1, Class::Critical, &[("a", 1_000)], now);
+        if let Some(call) = b.pacer.begin(now, 100) {
+            calls += 1;
+            let dates: Vec<u64> = call.ask().lanes[0].costs.iter().map(|_| now).collect();
+            b.pacer.complete(call, &Reply { now_us: now, lanes: vec![LaneGrant { dates_us: dates, denied: None }] });
+        }
+        now += 1_000;
+    }
+    assert!((490..=515).contains(&calls), "{calls} calls in 10 s");
+}
+
+#[test]
+fn a_call_carries_no_more_than_fits() {
+    let mut b = Bench::new();
+    b.normal(0..300);
+    // 100 ms of a bucket of 1,000/s, and one.
+    let call = b.pacer.begin(T0, 1_000).unwrap();
+    assert_eq!(call.ask().heads(), 101);
+    b.pacer.failed(call, T0);
+
+    let mut now = b.pacer.next_call_at(T0).unwrap();
+    let call = b.pacer.begin(now, 7).unwrap();
+    assert_eq!(call.ask().heads(), 7, "free slots");
+    b.pacer.failed(call, now);
+
+    now = b.pacer.next_call_at(now).unwrap();
+    assert!(b.pacer.begin(now, 0).is_none());
+    b.pacer = b.pacer.with_max_heads(20);
+    assert_eq!(b.pacer.begin(now, 1_000).unwrap().ask().heads(), 20);
+}
+
+#[test]
+fn slow_flows_still_ask_for_two() {
+    let mut b = Bench::new();
+    for h in 0..5 {
+        b.push(h, Class::Normal, &[("a", 1_000), ("a@slow", 12_000_000)], T0);
+    }
+    assert_eq!(b.pacer.begin(T0, 100).unwrap().ask().heads(), 2);
+}
+
+#[test]
+fn scarce_slots_go_critical_first_then_eight_to_three_to_one() {
+    let mut b = Bench::new();
+    let mut asked = [0; 4];
+    let mut now = T0;
+    for round in 0..1_200 {
+        for class in Class::ALL {
+            // Critical is seldom here; of the others more come than go.
+            if class != Class::Critical || round % 100 == 0 {
+                b.push(class.index() as u32, class, &[(class.as_str(), 1)], now);
+            }
+        }
+        now = b.pacer.next_call_at(now).unwrap();
+        let call = b.pacer.begin(now, 1).unwrap();
+        assert_eq!(call.ask().heads(), 1);
+        let reply = grant(&call, now, &[&[now]], None);
+        for g in b.pacer.complete(call, &reply) {
+            asked[g.handle as usize] += 1;
+        }
+    }
+    let [critical, high, normal, low] = asked;
+    assert!(critical > 0 && low > 0);
+    let (high, normal) = (f64::from(high) / f64::from(low), f64::from(normal) / f64::from(low));
+    assert!((7.2..8.8).contains(&high) && (2.7..3.3).contains(&normal), "{asked:?}");
+}
+
+#[test]
+fn a_lane_comes_back_in_the_order_pushed() {
+    let mut b = Bench::new();
+    for h in 0..30 {
+        let domain = format!("a@tail{}", h % 7);
+        b.push(h, Class::Normal, &[("a", 1_000), (&domain, 1_000_000)], T0);
+    }
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert_eq!(call.ask().lanes.len(), 7);
+    // Taken while the call is under way: its grants are void.
+    assert_eq!(b.pacer.take_where(&b.lane.clone(), |h, _| *h == 3), [3]);
+    assert_eq!(b.pacer.held(&b.lane), 29);
+    let one: &[u64] = &[T0];
+    let reply = grant(&call, T0, &[one; 7], Some((T0 + 5_000_000, Why::Date)));
+    assert_eq!(b.pacer.complete(call, &reply).len(), 6);
+    assert_eq!(b.pacer.wasted(), 1);
+    let lane = b.lane.clone();
+    assert!(b.pacer.take_waiting(&lane, T0 + 5_000_000).is_empty());
+    b.push(99, Class::Normal, &[("a", 1_000), ("a@new", 1)], T0);
+    assert_eq!(b.pacer.hint(&lane), None, "one of its flows has not been asked about");
+    let late: Vec<u32> = b.pacer.take_waiting(&lane, T0 + 2_000_000);
+    assert_eq!(late, (7..30).collect::<Vec<_>>());
+    assert_eq!(b.pacer.take_lane(&lane), [99]);
+    assert!(b.pacer.is_empty() && b.pacer.lanes.is_empty() && b.pacer.sharing.is_empty());
+    assert_eq!(b.pacer.schedule.earliest(), None);
+}
+
+#[test]
+fn a_failed_call_is_repeated_with_backoff() {
+    let mut b = Bench::new();
+    b.normal(0..2);
+    let mut now = T0;
+    for wait in [50_000, 100_000, 200_000, 400_000, 800_000, 1_000_000, 1_000_000] {
+        let call = b.pacer.begin(now, 100).unwrap();
+        assert_eq!(call.ask().heads(), 2);
+        b.pacer.failed(call, now);
+        assert_eq!(b.pacer.next_call_at(now), Some(now + wait));
+        now += wait;
+    }
+    let call = b.pacer.begin(now, 100).unwrap();
+    let reply = grant(&call, now, &[&[now]], None);
+    b.pacer.complete(call, &reply);
+    assert_eq!(b.pacer.next_call_at(now), Some(now + CALL_GAP_US));
+}
+
+#[test]
+fn a_held_bucket_is_not_asked_about() {
+    let mut b = Bench::new();
+    b.normal(0..2);
+    let account: Arc<str> = "a".into();
+    b.pacer.hold_bucket(&account, T0 + 10_000_000, T0);
+    b.push(9, Class::Normal, &[("b", 1_000)], T0);
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert_eq!(call.ask().buckets.iter().map(|b| &*b.key).collect::<Vec<_>>(), ["b"]);
+    let reply = grant(&call, T0, &[&[T0]], None);
+    assert_eq!(b.pacer.complete(call, &reply).len(), 1);
+    assert_eq!(b.pacer.hint(&b.lane).unwrap().why, Why::Hold);
+    assert_eq!(b.pacer.next_call_at(T0), Some(T0 + 10_000_000));
+    b.pacer.hold_bucket(&account, 0, T0 + 500_000);
+    assert_eq!(b.pacer.next_call_at(T0 + 500_000), Some(T0 + 500_000));
+    assert_eq!(b.pacer.begin(T0 + 500_000, 100).unwrap().ask().heads(), 2);
+}
+
+#[test]
+fn changed_limits_are_asked_about_at_once() {
+    let mut b = Bench::new();
+    b.normal(0..2);
+    let call = b.pacer.begin(T0, 100).unwrap();
+    let reply = grant(&call, T0, &[&[]], Some((T0 + 3_600_000_000, Why::Date)));
+    b.pacer.complete(call, &reply);
+    b.push(5, Class::Normal, &[("a", 7), ("a@google", 7)], T0 + 1);
+    assert_eq!(b.pacer.next_call_at(T0 + 1), Some(T0 + 3_600_000_000));
+    b.pacer.reconsider(T0 + 1_000_000);
+    let call = b.pacer.begin(T0 + 1_000_000, 100).unwrap();
+    assert_eq!((call.ask().heads(), call.ask().buckets[0].interval_us), (3, 7));
+}
+
+/// Ten thousand tail domains that all wait cost a call nothing.
+#[test]
+fn waiting_flows_are_not_visited() {
+    let mut b = Bench::new();
+    for i in 0..10_000 {
+        b.push(i, Class::Low, &[("a", 1), (&format!("a@{i}"), 12_000_000)], T0);
+    }
+    let mut now = T0;
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let call = b.pacer.begin(now, 1_000).unwrap();
+        assert_eq!(call.ask().lanes.len(), 500);
+        seen.extend(call.ask().lanes.iter().map(|l| l.id.clone()));
+        let none: Vec<&[u64]> = vec![&[]; 500];
+        let reply = grant(&call, now, &none, Some((T0 + 60_000_000, Why::Date)));
+        b.pacer.complete(call, &reply);
+        now += CALL_GAP_US;
+    }
+    assert_eq!(seen.len(), 10_000, "each was asked about once");
+    assert_eq!(b.pacer.next_call_at(now), Some(T0 + 60_000_000));
+}

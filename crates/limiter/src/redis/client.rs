@@ -1,0 +1,260 @@
+//! A connection to Redis that comes back by itself, and the scripts that run over it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind,
+    Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+};
+
+use crate::LimiterError;
+
+/// No call waits longer for its answer.
+const CALL_TIMEOUT: Duration = Duration::from_millis(500);
+/// No connection, login included, takes longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// After a failed attempt to connect, callers fail at once for so long.
+const RECONNECT_GAP: Duration = Duration::from_millis(100);
+
+/// A connection to Redis that comes back by itself. Cheap to clone; connects on first use.
+#[derive(Clone)]
+pub struct RedisClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    tag: String,
+    live: Mutex<Live>,
+    connecting: tokio::sync::Mutex<Option<Failure>>,
+}
+
+#[derive(Default)]
+struct Live {
+    connection: Option<MultiplexedConnection>,
+    /// Rises with every connection, so that a late failure does not discard a newer one.
+    generation: u64,
+}
+
+struct Failure {
+    at: Instant,
+    error: LimiterError,
+}
+
+impl RedisClient {
+    /// `url` is `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS checked against the system's roots,
+    /// or `unix:///path`. The process must have installed a rustls crypto provider before TLS is used.
+    /// `prefix` tells fleets that share a server apart.
+    pub fn new(url: &str, prefix: &str) -> Result<Self, LimiterError> {
+        // The cause may quote the URL, and with it a password: it is not passed on.
+        let bad_url = |_| LimiterError::Refused {
+            reason: "`limits.url` is not a Redis URL such as redis://127.0.0.1:6379 or rediss://user:password@host".into(),
+        };
+        let info: ConnectionInfo = url.into_connection_info().map_err(bad_url)?;
+        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = Client::open(info).map_err(bad_url)?;
+        let tag = format!("{{{}}}", prefix.replace(['{', '}'], "_"));
+        let inner = Inner { client, tag, live: Mutex::default(), connecting: tokio::sync::Mutex::default() };
+        Ok(RedisClient { inner: Arc::new(inner) })
+    }
+
+    /// A key of this fleet.
+    pub(crate) fn key(&self, kind: &str, name: &str) -> String {
+        let mut key = String::with_capacity(self.inner.tag.len() + kind.len() + name.len() + 2);
+        key.push_str(&self.inner.tag);
+        key.push(':');
+        key.push_str(kind);
+        if !name.is_empty() {
+            key.push(':');
+            key.push_str(name);
+        }
+        key
+    }
+
+    /// Runs one script; loads it first where the server does not know it.
+    pub(crate) async fn run(&self, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Vec<u8>, LimiterError> {
+        let mut call = Cmd::with_capacity(3 + keys.len() + args.len(), 256);
+        call.arg("EVALSHA").arg(script.hash()).arg(keys.len()).arg(keys);
+        for arg in args {
+            call.arg(*arg);
+        }
+        match self.send(&call).await {
+            Err(Failed::NoScript) => {
+                self.send(cmd("SCRIPT").arg("LOAD").arg(script.code)).await.map_err(LimiterError::from)?;
+                match self.send(&call).await? {
+                    Value::BulkString(bytes) => Ok(bytes),
+                    _ => Err(unexpected()),
+                }
+            }
+            Ok(Value::BulkString(bytes)) => Ok(bytes),
+            Ok(_) => Err(unexpected()),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// The server's clock.
+    pub async fn now_us(&self) -> Result<u64, LimiterError> {
+        let value = self.send(&cmd("TIME")).await?;
+        let (secs, micros): (u64, u64) = ::redis::from_redis_value(value).map_err(|_| unexpected())?;
+        Ok(secs.saturating_mul(1_000_000).saturating_add(micros))
+    }
+
+    async fn send(&self, call: &Cmd) -> Result<Value, Failed> {
+        let (mut connection, generation) = self.connection().await?;
+        let failed = match tokio::time::timeout(CALL_TIMEOUT, call.query_async(&mut connection)).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => Failed::from(&error),
+            Err(_) => LimiterError::TimedOut { reason: format!("no answer within {CALL_TIMEOUT:?}") }.into(),
+        };
+        if !matches!(failed, Failed::NoScript | Failed::Error(LimiterError::Refused { .. })) {
+            // Not worth keeping: dropped, demoted, or stuck behind whatever the server is doing.
+            let mut live = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+            if live.generation == generation {
+                live.connection = None;
+            }
+        }
+        Err(failed)
+    }
+
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), LimiterError> {
+        if let Some(live) = self.live() {
+            return Ok(live);
+        }
+        let mut last = self.inner.connecting.lock().await;
+        if let Some(live) = self.live() {
+            return Ok(live);
+        }
+        if let Some(failure) = last.as_ref().filter(|f| f.at.elapsed() < RECONNECT_GAP) {
+            return Err(failure.error.clone());
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(CONNECT_TIMEOUT));
+        let connect = self.inner.client.get_multiplexed_async_connection_with_config(&config);
+        let error = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(Ok(connection)) => {
+                *last = None;
+                let mut live = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+                live.generation += 1;
+                live.connection = Some(connection.clone());
+                return Ok((connection, live.generation));
+            }
+            Ok(Err(error)) => LimiterError::Unreachable { reason: describe(&error) },
+            Err(_) => LimiterError::Unreachable { reason: format!("no connection within {CONNECT_TIMEOUT:?}") },
+        };
+        *last = Some(Failure { at: Instant::now(), error: error.clone() });
+        Err(error)
+    }
+
+    fn live(&self) -> Option<(MultiplexedConnection, u64)> {
+        let live = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.connection.clone().map(|c| (c, live.generation))
+    }
+}
+
+impl fmt::Debug for RedisClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The client knows the password.
+        f.debug_struct("RedisClient").field("tag", &self.inner.tag).finish_non_exhaustive()
+    }
+}
+
+/// A script and its name on the server.
+pub(crate) struct Script {
+    code: &'static str,
+    hashed: ::redis::Script,
+}
+
+impl Script {
+    pub(crate) fn new(code: &'static str) -> Self {
+        Script { code, hashed: ::redis::Script::new(code) }
+    }
+
+    fn hash(&self) -> &str {
+        self.hashed.get_hash()
+    }
+}
+
+enum Failed {
+    NoScript,
+    Error(LimiterError),
+}
+
+impl From<LimiterError> for Failed {
+    fn from(error: LimiterError) -> Self {
+        Failed::Error(error)
+    }
+}
+
+impl From<Failed> for LimiterError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Error(error) => error,
+            Failed::NoScript => LimiterError::Refused { reason: "the server forgets its scripts".into() },
+        }
+    }
+}
+
+impl From<&RedisError> for Failed {
+    fn from(error: &RedisError) -> Self {
+        let reason = describe(error);
+        let error = match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => return Failed::NoScript,
+            // Refused before anything ran; another moment, or the next master, will take it.
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask,
+            ) => LimiterError::Unreachable { reason },
+            _ if matches!(error.code(), Some("OOM" | "BUSY" | "NOREPLICAS" | "MISCONF" | "NOAUTH" | "WRONGPASS")) => {
+                LimiterError::Unreachable { reason }
+            }
+            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::Client | ErrorKind::UnexpectedReturnType => {
+                LimiterError::Refused { reason }
+            }
+            _ => LimiterError::TimedOut { reason },
+        };
+        Failed::Error(error)
+    }
+}
+
+/// What happened, without addresses or anything a user sent.
+fn describe(error: &RedisError) -> String {
+    let mut text = error.category().to_owned();
+    if error.is_connection_refusal() {
+        text.push_str(" (connection refused)");
+    } else if error.is_timeout() {
+        text.push_str(" (timed out)");
+    } else if error.is_connection_dropped() {
+        text.push_str(" (connection lost)");
+    } else if let Some(source) = std::error::Error::source(error) {
+        // The system's or the TLS library's words, e.g. about a certificate; they name no address.
+        text = format!("{text}: {}", printable(&source.to_string()));
+    }
+    if let ErrorKind::Server(_) | ErrorKind::Extension = error.kind() {
+        if let Some(code) = error.code() {
+            text = format!("{text} {code}");
+        }
+        if let Some(detail) = error.detail() {
+            // The server's own words; a script's error names a line of it.
+            text = format!("{text}: {}", printable(detail));
+        }
+    }
+    text
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(160).collect()
+}
+
+fn unexpected() -> LimiterError {
+    LimiterError::Refused { reason: "the server's reply has an unexpected type".into() }
+}
