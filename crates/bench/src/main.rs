@@ -1,0 +1,144 @@
+//! The worker against a bare loop: how much of what this machine can do is left when mail is carried with care.
+//!
+//! Both run in alternation on the same private broker and sandbox, over the same lanes, and the provider sees the same
+//! requests. `docs/benchmarks.md` says what is measured and how to read it; `ops/bench` and `ops/profile` start it.
+
+mod cpu;
+mod mail;
+mod profile;
+mod report;
+mod run;
+mod stage;
+
+use std::{error::Error, io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+use mail::Mix;
+use profile::Perf;
+use run::{Client, Plan, Run};
+use stage::Stage;
+
+/// What ends the program, in words for the person who started it.
+type Failure = Box<dyn Error>;
+
+/// Carries the same mail by a bare loop and by one worker, in turn, and compares.
+#[derive(Parser)]
+struct Arguments {
+    /// Pairs of measured runs
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Messages a run
+    #[arg(long, default_value_t = 50_000)]
+    messages: u32,
+    /// Two short rounds: to see that it works, not to measure
+    #[arg(long)]
+    quick: bool,
+    /// Three classes and four destinations instead of one lane
+    #[arg(long)]
+    mixed: bool,
+    /// A queue listens to all events
+    #[arg(long)]
+    events: bool,
+    /// Run one side only
+    #[arg(long, value_name = "CLIENT", value_parser = client)]
+    only: Option<Client>,
+    /// Run the client of --only (default: worker) once under `perf record`, and write here where its time went
+    #[arg(long, value_name = "DIRECTORY")]
+    profile: Option<PathBuf>,
+}
+
+fn client(name: &str) -> Result<Client, String> {
+    [Client::Bare, Client::Worker].into_iter().find(|c| c.to_string() == name).ok_or_else(|| "bare or worker".to_owned())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse() {
+        Arguments { profile: Some(dir), only, mixed, events, messages, .. } => {
+            profile(only.unwrap_or(Client::Worker), mix(mixed), events, messages, dir).await
+        }
+        arguments => compare(&arguments).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn compare(arguments: &Arguments) -> Result<(), Failure> {
+    let (rounds, messages) = if arguments.quick { (2, 5000) } else { (arguments.rounds, arguments.messages) };
+    let mix = mix(arguments.mixed);
+    let clients: Vec<_> =
+        [Client::Bare, Client::Worker].into_iter().filter(|&c| arguments.only.is_none_or(|only| only == c)).collect();
+    let stage = Stage::set(arguments.events).await?;
+    let mut plans = Plans { mix, number: 0 };
+    for &client in &clients {
+        // What both sides find warm, the first of them would otherwise warm up for the other.
+        Run::measure(&stage, plans.next(client, (messages / 10).max(1)), |_| Ok(())).await?;
+    }
+    say(&format!("RabbitMQ {}, {messages} messages a run, {} lanes\n", stage.rabbitmq.version().await, mix.lanes().len()))?;
+    say(&report::head())?;
+    let mut runs = Vec::new();
+    for round in 1..=rounds {
+        for &client in &clients {
+            let run = Run::measure(&stage, plans.next(client, messages), |_| Ok(())).await?;
+            say(&report::line(&round.to_string(), &run))?;
+            runs.push(run);
+        }
+    }
+    for &client in &clients {
+        say(&report::medians(client, &runs))?;
+        let bytes = runs.iter().filter(|run| run.client == client).map(|run| run.request_bytes).collect();
+        say(&format!("      {client} posts {:.0} bytes a message", report::median(bytes)))?;
+    }
+    if let Some(run) = runs.iter().find(|run| !run.exact.holds()) {
+        return Err(format!("not every message arrived exactly once with {}: {}", run.client, run.exact).into());
+    }
+    let ratios = report::ratios(&runs);
+    if !ratios.is_empty() {
+        let shown: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+        say(&format!("ratios of the rounds: {}", shown.join(" ")))?;
+        say(&format!("ratio {:.2}", report::median(ratios)))?;
+    }
+    Ok(())
+}
+
+async fn profile(client: Client, mix: Mix, events: bool, messages: u32, dir: PathBuf) -> Result<(), Failure> {
+    std::fs::create_dir_all(&dir)?;
+    let stage = Stage::set(events).await?;
+    let mut plans = Plans { mix, number: 0 };
+    let data = dir.join("perf.data");
+    let run = Run::measure(&stage, plans.next(client, messages), |process| Perf::start(process, &data)).await?;
+    say(&report::head())?;
+    say(&report::line("perf", &run))?;
+    let program = stage.program(if client == Client::Bare { "bare" } else { "paceline" });
+    let text = profile::analyse(&data, &program, run.cpu_us[cpu::Who::Client as usize])?;
+    std::fs::write(dir.join("profile.txt"), &text)?;
+    say(&format!("\n{text}"))
+}
+
+/// Runs in the order they happen.
+struct Plans {
+    mix: Mix,
+    number: u32,
+}
+
+impl Plans {
+    fn next(&mut self, client: Client, messages: u32) -> Plan {
+        self.number += 1;
+        Plan { client, mix: self.mix, messages, number: self.number }
+    }
+}
+
+fn mix(mixed: bool) -> Mix {
+    if mixed { Mix::Mixed } else { Mix::One }
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    writeln!(std::io::stdout().lock(), "{text}")?;
+    Ok(())
+}
