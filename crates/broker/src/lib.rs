@@ -28,9 +28,7 @@ use tokio::sync::watch;
 pub use consumer::{Consumer, End};
 pub use counters::Counters;
 pub use error::{BrokerError, PublishError};
-pub use message::{
-    Delivery, HeaderValue, Headers, Outgoing, Properties, Purpose, Route, Settle, header_text, is_broker_header,
-};
+pub use message::{Delivery, HeaderValue, Headers, Outgoing, Properties, Purpose, Route, Settle, header_text, is_broker_header};
 pub use topology::{Applied, Drift, Names, Topology};
 
 /// A message broker.
@@ -94,8 +92,14 @@ pub trait Broker: Send + Sync {
 pub enum State {
     Up,
     /// Reachable, but it takes no publishes for now (memory or disk alarm). Deliveries and acks still flow.
-    Blocked { since: Timestamp, why: String },
-    Down { since: Timestamp, why: String },
+    Blocked {
+        since: Timestamp,
+        why: String,
+    },
+    Down {
+        since: Timestamp,
+        why: String,
+    },
 }
 
 impl State {

@@ -2,6 +2,7 @@
 //!
 //! Delays use tokio's clock, so they obey paused time. Clones share one broker; each is a view of the same queues.
 
+mod definitions;
 mod queues;
 mod routing;
 
@@ -16,13 +17,14 @@ use paceline_core::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
-    Applied, Broker, BrokerError, Consumer, Counters, Delivery, Drift, End, Names, Outgoing, PublishError, Purpose, Settle, State,
-    Topology,
+    Applied, Broker, BrokerError, Consumer, Counters, Delivery, Drift, End, Names, Outgoing, PublishError, Purpose, Settle,
+    State, Topology,
     consumer::Subscription,
     message::{Properties, Settlements, is_broker_header},
     topology::{Manifest, Queue},
 };
-use queues::{Inner, Stored};
+use definitions::Leftover;
+use queues::{Handed, Inner, Stored};
 
 /// The in-process broker.
 #[derive(Clone)]
@@ -102,7 +104,7 @@ impl Broker for MemoryBroker {
     async fn apply(&self, topology: &Topology) -> Result<Applied, BrokerError> {
         self.reach()?;
         let (mut applied, stale) = self.shared.lock().apply(topology)?;
-        for (lane, mail) in stale {
+        for Leftover { lane, mail } in stale {
             let moved = mail.len() as u64;
             for message in mail {
                 // Only a refusing queue answers no, and the producers' exchange leads to none of ours.
@@ -254,7 +256,7 @@ impl Subscription for MemorySubscription {
         if next.is_ready() {
             progress.made_progress();
         }
-        next.map_ok(|(queue, tag, message)| Delivery {
+        next.map_ok(|Handed { queue, tag, message }| Delivery {
             queue,
             routing_key: message.key,
             body: message.body,

@@ -119,7 +119,9 @@ pub enum Route {
     /// For classification.
     Intake,
     /// Waits `rung_s` (one of [`paceline_core::lane::RUNGS_S`]) and comes back through [`Route::Lanes`] with its key.
-    Delay { rung_s: u32 },
+    Delay {
+        rung_s: u32,
+    },
     Dead,
     Feedback,
     Events,

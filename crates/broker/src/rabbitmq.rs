@@ -29,8 +29,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::{Applied, Broker, BrokerError, Consumer, Counters, Drift, Names, Outgoing, PublishError, State, Topology};
-pub use address::BadAddress;
 use address::Address;
+pub use address::BadAddress;
 use admin::Admin;
 use channel::Channels;
 use events::Events;
@@ -130,7 +130,7 @@ impl Broker for RabbitMq {
     }
 
     async fn close(&self) {
-        self.channels.flush().await;
+        self.channels.settle_down().await;
         self.events.close().await;
         self.publishing.close().await;
         self.consuming.close().await;

@@ -174,8 +174,7 @@ impl Topology {
 /// A quorum queue that messages wait in and return to the head of: lanes, intake, dead letters, feedback. Without a
 /// length limit: a full lane would hold back every other message on the ladder's rungs.
 pub fn waiting_queue(name: String) -> Queue {
-    let arguments =
-        BTreeMap::from([("x-queue-type", "quorum".into()), ("x-delivery-limit", Argument::Int(DELIVERY_LIMIT))]);
+    let arguments = BTreeMap::from([("x-queue-type", "quorum".into()), ("x-delivery-limit", Argument::Int(DELIVERY_LIMIT))]);
     Queue { name, arguments }
 }
 

@@ -1,4 +1,4 @@
-//! Queues, exchanges and channels as plain data behind one lock.
+//! Queues, exchanges and channels as plain data behind one lock, and how messages move through them.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::routing::topic_matches;
 use crate::{
-    Applied, BrokerError, Drift, End, Properties, Topology,
-    topology::{Argument, Binding, ExchangeKind, Manifest, Queue},
+    End, Properties,
+    topology::{Argument, ExchangeKind, Manifest},
 };
 
 /// A message in a queue.
@@ -24,32 +24,39 @@ pub(super) struct Stored {
     pub(super) redelivered: bool,
 }
 
+/// A message on its way to a consumer.
+pub(super) struct Handed {
+    pub(super) queue: Arc<str>,
+    pub(super) tag: u64,
+    pub(super) message: Stored,
+}
+
 #[derive(Default)]
 pub(super) struct Inner {
-    exchanges: HashMap<String, ExchangeState>,
-    queues: HashMap<String, QueueState>,
+    pub(super) exchanges: HashMap<String, ExchangeState>,
+    pub(super) queues: HashMap<String, QueueState>,
     channels: HashMap<u64, ChannelState>,
-    next_id: u64,
-    applied: Manifest,
+    pub(super) next_id: u64,
+    pub(super) applied: Manifest,
 }
 
-struct ExchangeState {
-    kind: ExchangeKind,
-    alternate: Option<String>,
+pub(super) struct ExchangeState {
+    pub(super) kind: ExchangeKind,
+    pub(super) alternate: Option<String>,
     /// By key, or by pattern.
-    bindings: BTreeMap<String, Vec<String>>,
+    pub(super) bindings: BTreeMap<String, Vec<String>>,
 }
 
-struct QueueState {
-    name: Arc<str>,
-    arguments: BTreeMap<&'static str, Argument>,
+pub(super) struct QueueState {
+    pub(super) name: Arc<str>,
+    pub(super) arguments: BTreeMap<&'static str, Argument>,
     /// Released mail, ahead of the rest.
-    returned: VecDeque<Stored>,
-    ready: VecDeque<Stored>,
+    pub(super) returned: VecDeque<Stored>,
+    pub(super) ready: VecDeque<Stored>,
     /// Channels that consume, in turn.
-    consumers: VecDeque<u64>,
+    pub(super) consumers: VecDeque<u64>,
     /// Deleted with its only consumer.
-    temporary: bool,
+    pub(super) temporary: bool,
 }
 
 struct ChannelState {
@@ -81,146 +88,6 @@ impl QueueState {
 }
 
 impl Inner {
-    pub(super) fn apply(&mut self, topology: &Topology) -> Result<(Applied, Vec<(String, Vec<Stored>)>), BrokerError> {
-        let different = self.check(topology).into_iter().find_map(|drift| match drift {
-            Drift::Different { name, detail } => Some(BrokerError::Different { name, detail }),
-            Drift::Missing(_) | Drift::Unnamed(_) => None,
-        });
-        if let Some(error) = different {
-            return Err(error);
-        }
-        let mut applied = Applied::default();
-        let mut note = |new: bool, what: String| if new { applied.created.push(what) } else { applied.present += 1 };
-        for exchange in &topology.exchanges {
-            let new = !self.exchanges.contains_key(&exchange.name);
-            if new {
-                let state =
-                    ExchangeState { kind: exchange.kind, alternate: exchange.alternate.clone(), bindings: BTreeMap::new() };
-                self.exchanges.insert(exchange.name.clone(), state);
-            }
-            note(new, format!("exchange {}", exchange.name));
-        }
-        for queue in &topology.queues {
-            note(self.declare(queue), format!("queue {}", queue.name));
-        }
-        let wanted = Manifest::of(topology);
-        for stale in self.applied.stale_bindings(&wanted) {
-            self.unbind(&stale);
-            applied.removed.push(stale.to_string());
-        }
-        let mut note = |new: bool, what: String| if new { applied.created.push(what) } else { applied.present += 1 };
-        for binding in &topology.bindings {
-            note(self.bind(binding), binding.to_string());
-        }
-        let stale = self.applied.stale_lanes(&wanted).into_iter().filter_map(|lane| {
-            let queue = self.queues.get_mut(&lane)?;
-            let mail = queue.returned.drain(..).chain(queue.ready.drain(..)).collect();
-            Some((lane, mail))
-        });
-        let stale = stale.collect();
-        Ok((applied, stale))
-    }
-
-    /// Records what now holds; lanes that could not be removed yet are looked at again next time.
-    pub(super) fn remember(&mut self, mut manifest: Manifest, left: &[String]) {
-        manifest.lanes.extend(left.iter().cloned());
-        self.applied = manifest;
-    }
-
-    pub(super) fn check(&self, topology: &Topology) -> Vec<Drift> {
-        let mut drift = Vec::new();
-        for wanted in &topology.exchanges {
-            match self.exchanges.get(&wanted.name) {
-                None => drift.push(Drift::Missing(format!("exchange {}", wanted.name))),
-                Some(e) if e.kind != wanted.kind || e.alternate != wanted.alternate => {
-                    let detail = format!("kind {:?}, alternate {:?}", e.kind, e.alternate);
-                    drift.push(Drift::Different { name: format!("exchange {}", wanted.name), detail });
-                }
-                Some(_) => {}
-            }
-        }
-        for wanted in &topology.queues {
-            match self.queues.get(&wanted.name) {
-                None => drift.push(Drift::Missing(format!("queue {}", wanted.name))),
-                Some(q) if q.arguments != wanted.arguments => {
-                    let detail = format!("arguments {:?}", q.arguments);
-                    drift.push(Drift::Different { name: format!("queue {}", wanted.name), detail });
-                }
-                Some(_) => {}
-            }
-        }
-        let missing = topology.bindings.iter().filter(|b| !self.applied.has(b));
-        drift.extend(missing.map(|b| Drift::Missing(b.to_string())));
-        let wanted = Manifest::of(topology);
-        drift.extend(self.applied.stale_bindings(&wanted).iter().map(|b| Drift::Unnamed(b.to_string())));
-        drift.extend(self.applied.stale_lanes(&wanted).into_iter().map(|lane| Drift::Unnamed(format!("queue {lane}"))));
-        drift
-    }
-
-    /// Whether it was not there before.
-    pub(super) fn declare(&mut self, queue: &Queue) -> bool {
-        if self.queues.contains_key(&queue.name) {
-            return false;
-        }
-        let state = QueueState {
-            name: queue.name.as_str().into(),
-            arguments: queue.arguments.clone(),
-            returned: VecDeque::new(),
-            ready: VecDeque::new(),
-            consumers: VecDeque::new(),
-            temporary: false,
-        };
-        self.queues.insert(queue.name.clone(), state);
-        true
-    }
-
-    pub(super) fn declare_listener(&mut self, exchange: &str, pattern: &str) -> String {
-        self.next_id += 1;
-        let name = format!("listener-{}", self.next_id);
-        self.declare(&Queue { name: name.clone(), arguments: BTreeMap::new() });
-        if let Some(queue) = self.queues.get_mut(&name) {
-            queue.temporary = true;
-        }
-        self.bind(&Binding { exchange: exchange.to_owned(), queue: name.clone(), key: pattern.to_owned() });
-        name
-    }
-
-    fn bind(&mut self, binding: &Binding) -> bool {
-        let Some(exchange) = self.exchanges.get_mut(&binding.exchange) else { return false };
-        let queues = exchange.bindings.entry(binding.key.clone()).or_default();
-        let new = !queues.contains(&binding.queue);
-        if new {
-            queues.push(binding.queue.clone());
-        }
-        new
-    }
-
-    fn unbind(&mut self, binding: &Binding) {
-        if let Some(exchange) = self.exchanges.get_mut(&binding.exchange)
-            && let Some(queues) = exchange.bindings.get_mut(&binding.key)
-        {
-            queues.retain(|queue| *queue != binding.queue);
-        }
-    }
-
-    fn delete(&mut self, queue: &str) {
-        self.queues.remove(queue);
-        for exchange in self.exchanges.values_mut() {
-            exchange.bindings.values_mut().for_each(|queues| queues.retain(|q| q != queue));
-        }
-    }
-
-    /// Deletes a queue nobody consumes and that holds nothing, settled or not.
-    pub(super) fn remove_if_idle(&mut self, queue: &str) -> bool {
-        let idle = self.depth(queue).unwrap_or(0) == 0
-            && self.held(queue) == 0
-            && self.queues.get(queue).is_none_or(|q| q.consumers.is_empty());
-        if idle {
-            self.delete(queue);
-        }
-        idle
-    }
-
     /// The queues a key reaches, by alternates where nothing is bound.
     pub(super) fn routes(&self, exchange: &str, key: &str) -> Vec<String> {
         if exchange.is_empty() {
@@ -248,9 +115,7 @@ impl Inner {
     }
 
     pub(super) fn refuses(&self, queue: &str) -> bool {
-        self.queues.get(queue).is_some_and(|q| {
-            q.number("x-max-length").is_some_and(|max| q.ready.len() as i64 >= max)
-        })
+        self.queues.get(queue).is_some_and(|q| q.number("x-max-length").is_some_and(|max| q.ready.len() as i64 >= max))
     }
 
     /// Appends, and says after which time the head must be expired.
@@ -394,14 +259,14 @@ impl Inner {
         self.pump(queue);
     }
 
-    pub(super) fn poll_next(&mut self, id: u64, cx: &Context<'_>) -> Poll<Result<(Arc<str>, u64, Stored), End>> {
+    pub(super) fn poll_next(&mut self, id: u64, cx: &Context<'_>) -> Poll<Result<Handed, End>> {
         let Some(channel) = self.channels.get_mut(&id) else {
             return Poll::Ready(Err(End::Lost("the channel is closed".to_owned())));
         };
         while let Some(tag) = channel.inbox.pop_front() {
             if let Some(message) = channel.unsettled.get(&tag) {
                 let name = self.queues.get(&channel.queue).map_or_else(|| channel.queue.as_str().into(), |q| q.name.clone());
-                return Poll::Ready(Ok((name, tag, message.clone())));
+                return Poll::Ready(Ok(Handed { queue: name, tag, message: message.clone() }));
             }
         }
         if let Some(end) = &channel.end {

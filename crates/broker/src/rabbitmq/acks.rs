@@ -132,11 +132,8 @@ mod tests {
                 if random(3) == 0 || open.is_empty() {
                     for ack in b.take(random(4) == 0 || open.is_empty()) {
                         assert!(outstanding.contains(&ack.tag), "{ack:?} is unknown to the broker");
-                        let covered: Vec<u64> = if ack.multiple {
-                            outstanding.range(..=ack.tag).copied().collect()
-                        } else {
-                            vec![ack.tag]
-                        };
+                        let covered: Vec<u64> =
+                            if ack.multiple { outstanding.range(..=ack.tag).copied().collect() } else { vec![ack.tag] };
                         for tag in covered {
                             assert!(settled.contains(&tag), "{tag} was not settled");
                             outstanding.remove(&tag);

@@ -78,8 +78,7 @@ impl Lock {
         let channel = live.channel().await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
         bounded(channel.queue_declare(named(name)?, options, FieldTable::default())).await?;
-        let consume =
-            channel.basic_consume(named(name)?, "lock".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let consume = channel.basic_consume(named(name)?, "lock".into(), BasicConsumeOptions::default(), FieldTable::default());
         Ok(Lock { consumer: bounded(consume).await?, channel })
     }
 

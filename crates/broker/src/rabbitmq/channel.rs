@@ -15,7 +15,7 @@ use futures_util::{future::join_all, task::AtomicWaker};
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::{
     sync::{Notify, oneshot, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{REPLY_LIMIT, acks::Batcher, convert::reason, poll_once};
@@ -25,6 +25,11 @@ use crate::message::Settlements;
 const GATHER: Duration = Duration::from_millis(1);
 /// Acks behind a gap wait this long for it to close.
 const GAP_WAIT: Duration = Duration::from_millis(10);
+/// The broker has 32 commands of a channel under way to a quorum queue and keeps further ones in the channel, where they
+/// are lost when it closes: before that it gets this long for each ack or release.
+const SETTLE_TIME: Duration = Duration::from_millis(2);
+/// … up to this.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 /// How often a silent channel is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -34,6 +39,7 @@ struct Inbox {
     acks: Vec<u64>,
     releases: Vec<u64>,
     flushed: Vec<oneshot::Sender<()>>,
+    settled: Vec<oneshot::Sender<()>>,
     closing: bool,
     lost: Option<String>,
 }
@@ -55,6 +61,13 @@ impl Core {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What there is to do; the inbox keeps only how it stands.
+    fn take(&self) -> Inbox {
+        let mut inbox = self.lock();
+        let stands = Inbox { closing: inbox.closing, lost: inbox.lost.clone(), ..Inbox::default() };
+        std::mem::replace(&mut *inbox, stands)
+    }
+
     /// Why the channel is lost, if it is; otherwise `waker` will hear of it.
     pub(super) fn poll_lost(&self, waker: &std::task::Waker) -> Option<String> {
         self.consumer.register(waker);
@@ -73,11 +86,26 @@ impl Core {
 
     /// Waits until what is settled so far has been written, or the channel is lost.
     pub(super) async fn flush(&self) {
-        let (sender, written) = oneshot::channel();
-        self.lock().flushed.push(sender);
+        self.wait_for(|inbox, sender| inbox.flushed.push(sender)).await;
+    }
+
+    /// Waits as long as the broker may need to act on what is settled so far.
+    async fn settle_down(&self) {
+        self.wait_for(|inbox, sender| inbox.settled.push(sender)).await;
+    }
+
+    async fn wait_for(&self, ask: impl FnOnce(&mut Inbox, oneshot::Sender<()>)) {
+        let (sender, done) = oneshot::channel();
+        {
+            let mut inbox = self.lock();
+            if inbox.lost.is_some() {
+                return;
+            }
+            ask(&mut inbox, sender);
+        }
         self.wake.notify_one();
         // An error means that the channel has ended: nothing is left to write.
-        let _ = timeout(REPLY_LIMIT, written).await;
+        let _ = timeout(REPLY_LIMIT, done).await;
     }
 }
 
@@ -135,9 +163,10 @@ impl Channels {
         Arc::new(Holder { core })
     }
 
-    pub(super) async fn flush(&self) {
+    /// Sends all acks, in order that the connection may be closed.
+    pub(super) async fn settle_down(&self) {
         let open: Vec<_> = self.open.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
-        join_all(open.iter().map(|core| core.flush())).await;
+        join_all(open.iter().map(|core| core.settle_down())).await;
     }
 }
 
@@ -145,6 +174,8 @@ impl Channels {
 async fn tend(core: Arc<Core>, channel: lapin::Channel, mut lost: watch::Receiver<Option<String>>) {
     let mut batcher = Batcher::default();
     let mut gap_since: Option<Instant> = None;
+    // When the broker may be taken to have acted on everything sent.
+    let mut settling = Instant::now();
     loop {
         let look_in = gap_since.map_or(LOOK_EVERY, |since| (since + GAP_WAIT).saturating_duration_since(Instant::now()));
         tokio::select! {
@@ -165,32 +196,34 @@ async fn tend(core: Arc<Core>, channel: lapin::Channel, mut lost: watch::Receive
             if inbox.lost.is_some() {
                 break;
             }
-            inbox.closing || !inbox.flushed.is_empty() || inbox.acks.is_empty()
+            inbox.closing || !inbox.flushed.is_empty() || !inbox.settled.is_empty() || inbox.acks.is_empty()
         };
         if !urgent {
             sleep(GATHER).await;
         }
-        let (acks, releases, flushed, closing) = {
-            let mut inbox = core.lock();
-            let inbox = &mut *inbox;
-            (
-                std::mem::take(&mut inbox.acks),
-                std::mem::take(&mut inbox.releases),
-                std::mem::take(&mut inbox.flushed),
-                inbox.closing,
-            )
-        };
+        let Inbox { acks, releases, flushed, settled, closing, lost: _ } = core.take();
         acks.into_iter().for_each(|tag| batcher.settle(tag));
         let releases = releases.into_iter().filter(|tag| batcher.release(*tag)).collect();
         let overdue = gap_since.is_some_and(|since| since.elapsed() >= GAP_WAIT);
-        let all = closing || overdue || !flushed.is_empty() || batcher.waiting() > core.gap_max.load(Ordering::Relaxed);
-        if let Err(error) = send(&channel, &mut batcher, all, releases).await {
-            core.lose(reason(&error));
-            break;
-        }
+        let ending = closing || !settled.is_empty();
+        let all = ending || overdue || !flushed.is_empty() || batcher.waiting() > core.gap_max.load(Ordering::Relaxed);
+        let sent = match send(&channel, &mut batcher, all, releases).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                core.lose(reason(&error));
+                break;
+            }
+        };
+        settling = settling.max(Instant::now()) + SETTLE_TIME * sent;
         gap_since = (batcher.waiting() > 0).then(|| gap_since.unwrap_or_else(Instant::now));
         for sender in flushed {
             // Whoever asked may have stopped waiting.
+            let _ = sender.send(());
+        }
+        if ending {
+            sleep_until(settling.min(Instant::now() + SETTLE_LIMIT)).await;
+        }
+        for sender in settled {
             let _ = sender.send(());
         }
         if closing {
@@ -199,32 +232,35 @@ async fn tend(core: Arc<Core>, channel: lapin::Channel, mut lost: watch::Receive
             return;
         }
     }
-    // Those who wait for a flush hear that there is nothing to wait for.
-    core.lock().flushed.clear();
+    // Those who still wait hear that there is nothing to wait for.
+    drop(core.take());
 }
 
-/// Puts the frames on the connection's queue in order, then waits until the last of them is written.
-async fn send(channel: &lapin::Channel, batcher: &mut Batcher, all: bool, releases: Vec<u64>) -> lapin::Result<()> {
+/// Puts the frames on the connection's queue in order, then waits until the last of them is written. Says how many.
+async fn send(channel: &lapin::Channel, batcher: &mut Batcher, all: bool, releases: Vec<u64>) -> lapin::Result<u32> {
     type Written<'a> = Pin<Box<dyn Future<Output = lapin::Result<()>> + Send + 'a>>;
     let mut last: Option<Written<'_>> = None;
-    for ack in batcher.take(all) {
-        let mut written: Written<'_> = Box::pin(channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }));
-        // The first poll queues the frame.
-        match poll_once(&mut written).await {
-            Poll::Ready(result) => result?,
-            Poll::Pending => last = Some(written),
-        }
-    }
+    let mut sent = 0;
+    // The batcher counts these as settled already: they must leave before an ack that reaches past them.
     for tag in releases {
         let options = BasicNackOptions { multiple: false, requeue: true };
         let mut written: Written<'_> = Box::pin(channel.basic_nack(tag, options));
+        sent += 1;
         match poll_once(&mut written).await {
             Poll::Ready(result) => result?,
             Poll::Pending => last = Some(written),
         }
     }
-    match last {
-        Some(written) => written.await,
-        None => Ok(()),
+    for ack in batcher.take(all) {
+        let mut written: Written<'_> = Box::pin(channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }));
+        sent += 1;
+        match poll_once(&mut written).await {
+            Poll::Ready(result) => result?,
+            Poll::Pending => last = Some(written),
+        }
     }
+    if let Some(written) = last {
+        written.await?;
+    }
+    Ok(sent)
 }

@@ -92,8 +92,7 @@ impl Scratch {
         }
         let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
         let result = bounded(channel.queue_declare(named(&wanted.name)?, options, arguments)).await;
-        let counts =
-            result.map(|queue| Counts { ready: queue.message_count().into(), consumers: queue.consumer_count().into() });
+        let counts = result.map(|queue| Counts { ready: queue.message_count().into(), consumers: queue.consumer_count().into() });
         self.used(&format!("queue {}", wanted.name), counts)
     }
 

@@ -17,7 +17,12 @@ const IDLE: Duration = Duration::from_millis(500);
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// Empties lanes to which nothing is bound any more and deletes those that are then idle.
-pub(super) async fn drain(rabbit: &RabbitMq, scratch: &mut Scratch, lanes: Vec<String>, applied: &mut Applied) -> Result<(), BrokerError> {
+pub(super) async fn drain(
+    rabbit: &RabbitMq,
+    scratch: &mut Scratch,
+    lanes: Vec<String>,
+    applied: &mut Applied,
+) -> Result<(), BrokerError> {
     let mut idle = Vec::new();
     for lane in lanes {
         match scratch.counts(&lane).await {
@@ -89,8 +94,8 @@ async fn republish(rabbit: &RabbitMq, delivery: Delivery) -> Result<bool, Broker
         }
         // It stays where it is, and so does its lane.
         Err(PublishError::Refused | PublishError::Invalid(_)) => Ok(false),
-        Err(
-            PublishError::Unreachable(why) | PublishError::Blocked(why) | PublishError::Unconfirmed(why),
-        ) => Err(BrokerError::Unreachable(why)),
+        Err(PublishError::Unreachable(why) | PublishError::Blocked(why) | PublishError::Unconfirmed(why)) => {
+            Err(BrokerError::Unreachable(why))
+        }
     }
 }

@@ -95,8 +95,7 @@ impl Publisher {
         self.link.unblocked(BLOCKED_LIMIT).await.map_err(PublishError::Blocked)?;
         let channel = self.channel(&live).await?;
 
-        let mut sending =
-            pin!(channel.channel.basic_publish(exchange, key, BasicPublishOptions::default(), &body, properties));
+        let mut sending = pin!(channel.channel.basic_publish(exchange, key, BasicPublishOptions::default(), &body, properties));
         // The first poll queues the frames.
         let queued = poll_fn(|cx| {
             let _order = channel.order.lock().unwrap_or_else(PoisonError::into_inner);

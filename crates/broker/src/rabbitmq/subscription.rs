@@ -25,12 +25,7 @@ use crate::{BrokerError, Consumer, Delivery, End, Settle, consumer::Subscription
 /// What a listener to events may have in hand.
 const LISTENER_PREFETCH: u16 = 1000;
 
-pub(super) async fn consume(
-    link: &Link,
-    channels: &Channels,
-    queue: &str,
-    prefetch: u16,
-) -> Result<Consumer, BrokerError> {
+pub(super) async fn consume(link: &Link, channels: &Channels, queue: &str, prefetch: u16) -> Result<Consumer, BrokerError> {
     let live = link.live(CONNECT_LIMIT).await.map_err(BrokerError::Unreachable)?;
     let channel = live.channel().await?;
     start(&live, channels, channel, queue, prefetch).await.map_err(|error| match error {
@@ -40,24 +35,14 @@ pub(super) async fn consume(
 }
 
 /// Consumes a queue of its own that ends with the channel.
-pub(super) async fn listen(
-    link: &Link,
-    channels: &Channels,
-    exchange: &str,
-    pattern: &str,
-) -> Result<Consumer, BrokerError> {
+pub(super) async fn listen(link: &Link, channels: &Channels, exchange: &str, pattern: &str) -> Result<Consumer, BrokerError> {
     let live = link.live(CONNECT_LIMIT).await.map_err(BrokerError::Unreachable)?;
     let channel = live.channel().await?;
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let queue = bounded(channel.queue_declare("".into(), options, FieldTable::default())).await?;
     let name = queue.name().clone();
-    let bind = channel.queue_bind(
-        name.clone(),
-        named(exchange)?,
-        named(pattern)?,
-        QueueBindOptions::default(),
-        FieldTable::default(),
-    );
+    let bind =
+        channel.queue_bind(name.clone(), named(exchange)?, named(pattern)?, QueueBindOptions::default(), FieldTable::default());
     bounded(bind).await?;
     start(&live, channels, channel, name.as_str(), LISTENER_PREFETCH).await
 }

@@ -21,11 +21,7 @@ pub(crate) struct Manifest {
 impl Manifest {
     pub(crate) fn of(topology: &Topology) -> Manifest {
         Manifest {
-            bindings: topology
-                .bindings
-                .iter()
-                .map(|b| (b.exchange.clone(), b.queue.clone(), b.key.clone()))
-                .collect(),
+            bindings: topology.bindings.iter().map(|b| (b.exchange.clone(), b.queue.clone(), b.key.clone())).collect(),
             lanes: topology.lanes.iter().cloned().collect(),
         }
     }

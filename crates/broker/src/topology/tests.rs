@@ -65,10 +65,7 @@ fn queues_with_their_arguments() {
         ]
         .map(|(k, v)| (k, v.to_owned()))
     );
-    assert_eq!(
-        arguments(&t, "paceline.refuse"),
-        [("x-max-length", "0".to_owned()), ("x-overflow", "reject-publish".to_owned())]
-    );
+    assert_eq!(arguments(&t, "paceline.refuse"), [("x-max-length", "0".to_owned()), ("x-overflow", "reject-publish".to_owned())]);
     let flow = flow_queue(t.names.flow(Class::High, "acme"), 60_000);
     assert_eq!(flow.name, "paceline.flow.high.acme");
     assert_eq!(flow.arguments["x-expires"], Argument::Int(60_000));
