@@ -84,10 +84,16 @@ pub enum Claimed {
 /// What an attempt came to. `note` is opaque to the ledger and kept small by the caller, e.g. the provider's message id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
-    Sent { note: String },
+    Sent {
+        note: String,
+    },
     /// A next attempt is on its way. A later attempt that is claimed without a result also reads as this.
-    Retry { note: String },
-    Dead { note: String },
+    Retry {
+        note: String,
+    },
+    Dead {
+        note: String,
+    },
 }
 
 /// The memory of claims.

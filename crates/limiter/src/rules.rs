@@ -8,7 +8,7 @@
 //! moves `tat` to `max(tat, date) + c · T`. So a cost above the burst is granted from a full bucket and leaves a debt.
 //! A bucket nobody remembers counts as empty when the state began (`epoch`), so an emptied server grants no burst twice.
 //!
-//! **Dates** reach up to [`HORIZON_US`] ahead for critical and as far as the reserve can hide for the others, so that
+//! **Dates** reach up to 100 ms ahead for critical and as far as the reserve can hide for the others, so that
 //! one call serves many heads and critical mail still finds tokens at once.
 //!
 //! **Turns.** Each class has a virtual clock (`tag`) at each bucket that advances by cost × {3, 8, 24}; a class that

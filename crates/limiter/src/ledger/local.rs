@@ -124,9 +124,7 @@ impl Ledger for LocalLedger {
                     *stored = Some(Entry { attempt: claim.attempt, state, digest: None, lost: 0, forget_us: 0 });
                 }
                 Some(e) if e.attempt > claim.attempt => {}
-                Some(e)
-                    if e.attempt == claim.attempt
-                        && matches!(e.state, EntryState::Result(Recorded::Sent { .. })) => {}
+                Some(e) if e.attempt == claim.attempt && matches!(e.state, EntryState::Result(Recorded::Sent { .. })) => {}
                 Some(e) => {
                     e.attempt = claim.attempt;
                     e.state = state;

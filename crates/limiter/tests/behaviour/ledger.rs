@@ -74,9 +74,7 @@ async fn conformance(ledger: &dyn Ledger) {
     assert!(matches!(ledger.claim(claim("withdrawn", 1)).await, Ok(Claimed::Done { .. })), "a result stays");
 
     // A replay is a claim of its own; the original's redelivery is still done.
-    let replay = |batch: &str, digest| {
-        Claim::new("redelivered".into(), Some(batch.into()), 1, digest, "w1".into(), HOLD)
-    };
+    let replay = |batch: &str, digest| Claim::new("redelivered".into(), Some(batch.into()), 1, digest, "w1".into(), HOLD);
     let copy = replay("batch-1", 99);
     assert_eq!(ledger.claim(copy.clone()).await, Ok(Claimed::Granted));
     assert!(matches!(ledger.claim(claim("redelivered", 1)).await, Ok(Claimed::Done { .. })));
@@ -117,8 +115,7 @@ async fn an_entry_is_forgotten_after_the_window() {
 #[tokio::test]
 async fn calls_are_committed_in_groups() {
     let redis = Redis::start().await;
-    let ledger: Arc<dyn Ledger> =
-        Arc::new(RedisLedger::new(RedisClient::new(&redis.url(), "group").unwrap(), DAY));
+    let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::new(RedisClient::new(&redis.url(), "group").unwrap(), DAY));
     let tasks: Vec<_> = (0..2_000)
         .map(|i| {
             let ledger = ledger.clone();
@@ -135,10 +132,8 @@ async fn calls_are_committed_in_groups() {
     let done = Claimed::Done { attempt: 1, result: sent("note 1234") };
     assert_eq!(ledger.claim(claim("m1234", 1)).await, Ok(done));
     let stats = redis.command("INFO commandstats");
-    let calls: u64 = stats
-        .lines()
-        .find_map(|l| l.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse().ok())
-        .unwrap();
+    let calls: u64 =
+        stats.lines().find_map(|l| l.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse().ok()).unwrap();
     assert!(calls < 400, "{calls} script calls for 4,000 operations");
 }
 

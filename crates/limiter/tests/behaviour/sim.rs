@@ -120,13 +120,7 @@ impl Sim {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let workers = self.sources.iter().map(|s| s.worker).max().unwrap_or(0) + 1;
         let mut fleet: Vec<Worker> = (0..workers)
-            .map(|w| Worker {
-                pacer: Pacer::new(&format!("w{w}")),
-                call: None,
-                reply: None,
-                stalled_until: 0,
-                wake_at: None,
-            })
+            .map(|w| Worker { pacer: Pacer::new(&format!("w{w}")), call: None, reply: None, stalled_until: 0, wake_at: None })
             .collect();
         let lanes: Vec<Arc<str>> = (0..self.sources.len()).map(|i| format!("lane{i}").into()).collect();
         let end = START_US + self.seconds * 1_000_000;
@@ -136,9 +130,7 @@ impl Sim {
             order += 1;
             events.push(Reverse((time, order, event)));
         };
-        let exp = |rng: &mut StdRng, per_second: f64| {
-            (-(1.0 - rng.random::<f64>()).ln() / per_second * 1e6) as u64
-        };
+        let exp = |rng: &mut StdRng, per_second: f64| (-(1.0 - rng.random::<f64>()).ln() / per_second * 1e6) as u64;
         let mut run = Run { sent: Vec::new(), calls: 0, heads: 0, wasted: 0, sim: self };
         let sim = &run.sim;
         for (i, source) in sim.sources.iter().enumerate() {
