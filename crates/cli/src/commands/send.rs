@@ -37,8 +37,6 @@ pub struct SendArgs {
     pub rate: Option<Rate>,
 }
 
-/// How long the broker may take to be there at the start.
-const UP_WITHIN: Duration = Duration::from_secs(15);
 /// How long one message is tried again while the broker is away or takes none.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 const MAX_GAP: Duration = Duration::from_secs(5);
@@ -89,7 +87,7 @@ pub async fn run(config: &Config, args: &SendArgs, format: Format) -> Result<(),
     let max_bytes = config.broker.max_message_bytes;
     let input = lines::open(&args.file, max_bytes)?;
     let broker = services::broker(config, "send")?;
-    broker.wait_until_up(UP_WITHIN).await?;
+    super::broker_is_up(&*broker, config).await?;
     // A broker that was never set up would only say so message by message.
     if let Err(e @ BrokerError::Missing(_)) = broker.depth(&services::topology(config).names.intake()).await {
         return Err(e.into());

@@ -1,7 +1,5 @@
 //! `paceline topology apply|check`.
 
-use std::time::Duration;
-
 use clap::Subcommand;
 use paceline_broker::{Applied, Drift};
 use serde::Serialize;
@@ -30,9 +28,6 @@ pub enum TopologyCommand {
     Check,
 }
 
-/// How long the broker may take to be there.
-const UP_WITHIN: Duration = Duration::from_secs(15);
-
 #[derive(Serialize)]
 struct AppliedReport {
     created: Vec<String>,
@@ -60,7 +55,7 @@ struct Difference {
 pub async fn run(config: &Config, command: &TopologyCommand, format: Format) -> Result<(), Failure> {
     let broker = services::broker(config, "topology")?;
     let topology = services::topology(config);
-    broker.wait_until_up(UP_WITHIN).await?;
+    super::broker_is_up(&*broker, config).await?;
     let result = match command {
         TopologyCommand::Apply => match broker.apply(&topology).await {
             Ok(applied) => report_applied(applied, format),
