@@ -42,7 +42,8 @@ pub trait Broker: Send + Sync {
     async fn check(&self, topology: &Topology) -> Result<Vec<Drift>, BrokerError>;
 
     /// Publishes and returns once the broker has confirmed. Calls may run concurrently and share channels; about a
-    /// thousand are under way at most, further ones wait for their turn.
+    /// thousand are under way at most, further ones wait for their turn. Straight into a queue ([`Route::Dead`],
+    /// [`Route::Feedback`], [`Route::Queue`]) it also makes sure that there is such a queue, at some 3,000 a second.
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError>;
 
     /// Publishes at most once, without waiting or confirming: for events. Dropped (and counted) under pressure, while

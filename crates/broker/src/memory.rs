@@ -87,6 +87,11 @@ impl MemoryBroker {
         if key.len() > 255 {
             return Err(PublishError::Invalid("its routing key is longer than 255 bytes".to_owned()));
         }
+        let straight = exchange.is_empty() && !self.shared.lock().exists(&key);
+        if straight {
+            let missing = BrokerError::Missing(format!("queue {key}"));
+            return Err(PublishError::Unreachable(missing.to_string()));
+        }
         let stored = Stored::new(&key, message.body.clone(), message.properties.clone());
         self.shared.route(&exchange, stored)
     }

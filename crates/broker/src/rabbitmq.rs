@@ -9,6 +9,7 @@ mod acks;
 mod address;
 mod admin;
 mod channel;
+mod confirm;
 mod convert;
 mod declare;
 mod drain;

@@ -93,6 +93,10 @@ impl Inner {
         drift
     }
 
+    pub(super) fn exists(&self, queue: &str) -> bool {
+        self.queues.contains_key(queue)
+    }
+
     /// Whether it was not there before.
     pub(super) fn declare(&mut self, queue: &Queue) -> bool {
         if self.queues.contains_key(&queue.name) {

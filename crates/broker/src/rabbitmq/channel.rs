@@ -229,7 +229,8 @@ async fn tend(core: Arc<Core>, channel: lapin::Channel, mut lost: watch::Receive
         if closing {
             // Closing gives back what was never settled.
             let _ = timeout(REPLY_LIMIT, channel.close(200, "done".into())).await;
-            return;
+            core.lose("the channel was closed".to_owned());
+            break;
         }
     }
     // Those who still wait hear that there is nothing to wait for.

@@ -33,6 +33,19 @@ pub(crate) async fn errors_say_what_to_do(stage: &dyn Stage) {
     assert!(matches!(&missing, BrokerError::Missing(what) if what.contains("paceline.lane.low.aol")), "{missing}");
     let long = message(Route::Producers, &"x".repeat(300), "");
     assert!(matches!(broker.publish(long).await, Err(PublishError::Invalid(_))));
+    // A queue that is not there swallows nothing, however many publish at once.
+    let lost = (0..50).map(|n| {
+        let there = n % 2 == 0;
+        let queue = if there { "paceline.feedback" } else { "paceline.flow.low.gone" };
+        let publish = broker.publish(message(Route::Queue(queue.into()), "", "x"));
+        async move { (there, publish.await) }
+    });
+    for (there, result) in join_all(lost).await {
+        match result {
+            Err(PublishError::Unreachable(why)) => assert!(!there && why.contains("paceline.flow.low.gone"), "{why}"),
+            other => assert!(there && other.is_ok(), "{other:?}"),
+        }
+    }
     // None of these has hurt the client.
     broker.publish(message(Route::Producers, "low.gmail.com", "x")).await.unwrap();
     assert_eq!(broker.depth("paceline.lane.low.google").await, Ok(1));
