@@ -58,10 +58,33 @@ impl Pod {
         Metrics(text)
     }
 
-    /// Lines the process wrote that no healthy process writes.
-    pub fn complaints(&self) -> Vec<String> {
-        let bad = |line: &String| line.contains("panicked") || line.contains("\"level\":\"ERROR\"");
-        self.process.stderr_lines().into_iter().filter(bad).collect()
+    /// Asks the process to end and waits until it has, having drained.
+    ///
+    /// # Panics
+    /// When it does not end in order.
+    pub async fn drain(&mut self) {
+        self.process.term();
+        let status = self.process.wait(Duration::from_secs(60)).await;
+        assert!(status.success(), "{} ended with {status}: {:?}", self.name, self.last_words());
+        self.assert_sound();
+    }
+
+    /// That the process has written nothing that no healthy process writes.
+    ///
+    /// # Panics
+    /// When it has.
+    #[track_caller]
+    pub fn assert_sound(&self) {
+        // The AMQP library says "Connection error" of connections that are being closed: it has no say here.
+        let error = |line: &String| line.contains("\"level\":\"ERROR\"") && !line.contains("\"target\":\"lapin");
+        let bad = |line: &String| line.contains("panicked") || error(line);
+        let complaints: Vec<_> = self.process.stderr_lines().into_iter().filter(bad).collect();
+        assert!(complaints.is_empty(), "{}: {complaints:#?}; at last {:#?}", self.name, self.last_words());
+    }
+
+    fn last_words(&self) -> Vec<String> {
+        let mut lines = self.process.stderr_lines();
+        lines.split_off(lines.len().saturating_sub(30))
     }
 }
 

@@ -92,9 +92,7 @@ async fn run(fleet: &Fleet, name: &str, others: usize, slow: usize) -> Run {
     let mut publishes = 0.0;
     for worker in &mut workers {
         publishes += worker.metrics().await.sum("paceline_broker_publishes_total", |labels| !labels.contains("\"event\""));
-        worker.process.term();
-        assert!(worker.process.wait(Duration::from_secs(60)).await.success(), "{:?}", worker.complaints());
-        assert_eq!(worker.complaints(), Vec::<String>::new());
+        worker.drain().await;
     }
     Run { arrivals: fleet.arrivals().await.split_off(before), publishes }
 }
