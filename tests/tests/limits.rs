@@ -127,8 +127,8 @@ fn is_google(arrival: &Arrival) -> bool {
 
 /// From the first arrival of any to the last of those wanted.
 fn seconds(arrivals: &[Arrival], wanted: impl Fn(&Arrival) -> bool) -> f64 {
-    let first = arrivals.iter().map(|a| a.at_us).min().unwrap();
-    let last = arrivals.iter().filter(|a| wanted(a)).map(|a| a.at_us).max().unwrap();
+    let first = arrivals.iter().map(|a| a.at_us).min().unwrap_or(0);
+    let last = arrivals.iter().filter(|a| wanted(a)).map(|a| a.at_us).max().unwrap_or(0);
     (last - first) as f64 / 1e6
 }
 
