@@ -39,7 +39,7 @@ pub(crate) async fn a_dropped_lane_is_drained(stage: &dyn Stage) {
     let broker = stage.applied().await;
     submit_numbered(&*broker, "low.yahoo.com", 120).await;
     broker.publish(message(Route::Lanes, "low.yahoo", "by its lane")).await.unwrap();
-    // One message has been released before, one is held by a worker that does not know yet.
+    // One is held by a worker that does not know yet.
     let mut consumer = broker.consume("paceline.lane.low.yahoo", 1).await.unwrap();
     let held = next(&mut consumer).await;
 

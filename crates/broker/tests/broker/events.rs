@@ -37,7 +37,7 @@ pub(crate) async fn nobody_listening_costs_little(stage: &dyn Stage) {
     broker.emit(event("dead.low.google"));
     assert_eq!(next(&mut other).await.routing_key, "dead.low.google");
     let (published, unheard) = (broker.counters().published(Purpose::Event), broker.counters().events_unheard());
-    assert!(unheard >= 250, "{published} published, {unheard} unheard");
+    assert!(unheard >= 100, "{published} published, {unheard} unheard");
     assert_eq!(broker.counters().events_dropped(), 0);
 
     // A listener that comes hears after a moment.
