@@ -138,12 +138,15 @@ pub fn check_base_url(url: &Url) -> Result<(), BuildError> {
 
 /// Whether mail and key would cross a network unencrypted: `http://` to anything but this machine itself.
 pub fn is_plaintext_to_elsewhere(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let loopback = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+    url.scheme() == "http" && !is_this_machine(url.host_str().unwrap_or_default())
+}
+
+/// Whether a host name or address can be nothing but this machine.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical().is_loopback(),
         Err(_) => host == "localhost" || host.ends_with(".localhost"),
-    };
-    url.scheme() == "http" && !loopback
+    }
 }
 
 /// `base` with `path` appended to whatever path it has.

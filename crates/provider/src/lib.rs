@@ -1,18 +1,22 @@
 //! One attempt at one provider API, read for what its answer means.
 //!
 //! - [`Provider::send`] never fails: whatever happens on the way is an [`Outcome`].
-//! - One file a provider. Each is two pure functions, `request(&Message)` and `outcome(&Answer, &Message, now)`,
-//!   around one shared HTTP client that knows whether a request was written.
+//! - One file a provider. Over HTTP each is two pure functions, `request(&Message)` and `outcome(&Answer, &Message,
+//!   now)`, around one shared client that knows whether a request was written.
 //! - **What was not written is `Temporary`, what was written and not answered is `Uncertain`.** Nothing here ever sends
 //!   a written request a second time.
 //! - What a provider cannot carry is refused with the field named, never dropped.
 //! - Keys are [`Secret`]s: they are in no log, no error and no `Debug`.
 
 mod answer;
+mod capture;
 mod client;
 mod http;
+mod mime;
 mod secret;
 mod sendgrid;
+mod smtp;
+mod smtp_reply;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,6 +27,7 @@ pub use reqwest::Url;
 pub use crate::{
     client::{check_base_url, is_plaintext_to_elsewhere},
     secret::Secret,
+    smtp::{Credentials, SmtpSettings, Tls, is_plaintext_smtp_to_elsewhere},
 };
 
 /// One call to a provider.
@@ -43,7 +48,7 @@ pub trait Provider: Send + Sync {
     fn idempotent(&self) -> bool;
 }
 
-/// How the HTTP client behaves; the same for every HTTP provider.
+/// How the client behaves; the same for every HTTP provider. `smtp` goes by the time-outs and `ca_file` too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
     /// DNS, TCP and TLS together. Default 5 s.
@@ -81,14 +86,20 @@ pub enum Settings {
     SendGrid { api_key: Secret, base_url: Option<Url> },
     /// The generic JSON POST of `docs/providers/http.md`, to `url` as it is.
     Http { url: Url, bearer_token: Option<Secret> },
+    /// Submission to a mail server.
+    Smtp(SmtpSettings),
+    /// `.eml` files in `dir`, which is made.
+    Capture { dir: PathBuf },
 }
 
 impl Settings {
-    /// The name in configuration: `sendgrid`, `http`.
+    /// The name in configuration: `sendgrid`, `http`, `smtp`, `capture`.
     pub fn provider(&self) -> &'static str {
         match self {
             Settings::SendGrid { .. } => "sendgrid",
             Settings::Http { .. } => "http",
+            Settings::Smtp(_) => "smtp",
+            Settings::Capture { .. } => "capture",
         }
     }
 }
@@ -102,7 +113,11 @@ pub enum BuildError {
     Header { field: &'static str },
     #[error("{path}: cannot be used as a file of certificate authorities: {problem}")]
     CaFile { path: PathBuf, problem: String },
-    #[error("HTTPS cannot be set up: {0}. Install the system's certificate authorities (Debian: ca-certificates) or set ca_file")]
+    #[error("{field} {problem}")]
+    Smtp { field: &'static str, problem: String },
+    #[error("{path}: cannot be used as a directory: {problem}")]
+    Directory { path: PathBuf, problem: String },
+    #[error("TLS cannot be set up: {0}. Install the system's certificate authorities (Debian: ca-certificates) or set ca_file")]
     Tls(String),
 }
 
@@ -116,5 +131,7 @@ pub fn build(settings: Settings, http: &HttpSettings, user_agent: &str) -> Resul
     Ok(match settings {
         Settings::SendGrid { api_key, base_url } => Arc::new(sendgrid::SendGrid::new(&api_key, base_url, http, user_agent)?),
         Settings::Http { url, bearer_token } => Arc::new(http::Http::new(url, bearer_token.as_ref(), http, user_agent)?),
+        Settings::Smtp(settings) => Arc::new(smtp::Smtp::new(settings, http)?),
+        Settings::Capture { dir } => Arc::new(capture::Capture::new(dir)?),
     })
 }
