@@ -1,6 +1,6 @@
 //! Mail as `.eml` files in a directory, for development and tests: what `smtp` would have sent, byte for byte.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{io::ErrorKind, path::PathBuf, time::SystemTime};
 
 use async_trait::async_trait;
 use paceline_core::{Outcome, ProviderAnswer, Timestamp};
@@ -18,15 +18,22 @@ pub(crate) struct Capture {
 
 impl Capture {
     pub(crate) fn new(dir: PathBuf) -> Result<Capture, BuildError> {
-        match std::fs::create_dir_all(&dir) {
-            Ok(()) => Ok(Capture { dir }),
-            Err(error) => Err(BuildError::Directory { path: dir, problem: error.to_string() }),
+        match std::fs::metadata(&dir) {
+            Ok(found) if !found.is_dir() => Err(BuildError::Directory { path: dir, problem: "it is a file" }),
+            // What is not there yet is made for the first mail.
+            _ => Ok(Capture { dir }),
         }
     }
 
     async fn write(&self, name: &str, extension: &str, bytes: &[u8]) -> std::io::Result<()> {
         let part = self.dir.join(format!(".{name}.{extension}.part"));
-        tokio::fs::write(&part, bytes).await?;
+        if let Err(error) = tokio::fs::write(&part, bytes).await {
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error);
+            }
+            tokio::fs::create_dir_all(&self.dir).await?;
+            tokio::fs::write(&part, bytes).await?;
+        }
         tokio::fs::rename(&part, self.dir.join(format!("{name}.{extension}"))).await
     }
 }

@@ -88,7 +88,7 @@ pub enum Settings {
     Http { url: Url, bearer_token: Option<Secret> },
     /// Submission to a mail server.
     Smtp(SmtpSettings),
-    /// `.eml` files in `dir`, which is made.
+    /// `.eml` files in `dir`, which is made for the first of them.
     Capture { dir: PathBuf },
 }
 
@@ -116,7 +116,7 @@ pub enum BuildError {
     #[error("{field} {problem}")]
     Smtp { field: &'static str, problem: String },
     #[error("{path}: cannot be used as a directory: {problem}")]
-    Directory { path: PathBuf, problem: String },
+    Directory { path: PathBuf, problem: &'static str },
     #[error("TLS cannot be set up: {0}. Install the system's certificate authorities (Debian: ca-certificates) or set ca_file")]
     Tls(String),
 }

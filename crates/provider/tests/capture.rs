@@ -42,9 +42,9 @@ async fn what_cannot_be_written_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let inside = dir.path().join("mail");
     let provider = build(Settings::Capture { dir: inside.clone() }, &HttpSettings::default(), "t").unwrap();
-    std::fs::remove_dir(&inside).unwrap();
+    assert!(!inside.exists(), "made for the first mail");
+    std::fs::write(&inside, "a file").unwrap();
     let outcome = provider.send(Attempt { message: &message(), idempotency_key: "m" }).await;
     assert_eq!((outcome.label(), outcome.answer().unwrap().code.as_str()), ("temporary", "not_written"));
-    std::fs::write(&inside, "a file").unwrap();
     assert!(build(Settings::Capture { dir: inside }, &HttpSettings::default(), "t").is_err());
 }

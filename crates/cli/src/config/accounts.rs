@@ -1,7 +1,7 @@
 //! `[[account]]`: one credentialed provider account each.
 
 use paceline_core::Rate;
-use paceline_provider::{HttpSettings, Secret, Settings, Url};
+use paceline_provider::{Credentials, HttpSettings, Secret, Settings, SmtpSettings, Tls, Url, is_plaintext_smtp_to_elsewhere};
 
 use super::{
     address,
@@ -40,9 +40,9 @@ pub struct Warmup {
 }
 
 /// Providers this version speaks to.
-pub(super) const PROVIDERS: [&str; 2] = ["sendgrid", "http"];
+pub(super) const PROVIDERS: [&str; 4] = ["sendgrid", "http", "smtp", "capture"];
 /// Providers whose names mean something, but not to this version.
-const LATER: [&str; 7] = ["ses", "postmark", "mailgun", "resend", "sparkpost", "smtp", "capture"];
+const LATER: [&str; 5] = ["ses", "postmark", "mailgun", "resend", "sparkpost"];
 /// Credentials of any provider: a wrong one is told apart from a misspelt key.
 const CREDENTIALS: [&str; 24] = [
     "api_key",
@@ -91,7 +91,12 @@ fn account(s: &Section<'_>) -> Option<Account> {
     let provider = provider(s);
     let defaults = HttpSettings::default();
     let time = || values::duration(Duration::from_millis(10), Duration::from_secs(600));
-    let concurrency = s.or("concurrency", 64, values::integer32(1, 10_000));
+    let most = match &provider {
+        // More calls than connections would only wait for each other.
+        Some(Settings::Smtp(smtp)) => u32::try_from(smtp.max_connections).unwrap_or(64),
+        _ => 64,
+    };
+    let concurrency = s.or("concurrency", most, values::integer32(1, 10_000));
     let http = HttpSettings {
         connect_timeout: s.or("connect_timeout", defaults.connect_timeout, time()),
         read_timeout: s.or("read_timeout", defaults.read_timeout, time()),
@@ -158,6 +163,14 @@ fn provider(s: &Section<'_>) -> Option<Settings> {
             let (url, bearer_token) = (url("url", true), s.secret("bearer_token"));
             Settings::Http { url: url?, bearer_token }
         }
+        "smtp" => {
+            only(s, &["host", "port", "tls", "username", "password"], &kind);
+            Settings::Smtp(smtp(s, insecure)?)
+        }
+        "capture" => {
+            only(s, &["dir"], &kind);
+            Settings::Capture { dir: s.need("dir", values::line)?.into() }
+        }
         other if LATER.contains(&other) => {
             s.report("provider", format!("`{other}` is not in this version; supported are {}", PROVIDERS.join(", ")));
             return None;
@@ -172,6 +185,48 @@ fn provider(s: &Section<'_>) -> Option<Settings> {
         }
     };
     Some(settings)
+}
+
+fn smtp(s: &Section<'_>, insecure: bool) -> Option<SmtpSettings> {
+    let host = s.need("host", values::line);
+    let tls = s.or("tls", Tls::default(), |node| match values::text(node)?.as_str() {
+        "starttls" => Ok(Tls::StartTls),
+        "implicit" => Ok(Tls::Implicit),
+        "none" => Ok(Tls::None),
+        _ => Err("must be \"starttls\", \"implicit\" or \"none\"".into()),
+    });
+    let port = s.or("port", tls.default_port().into(), values::integer(1, 65_535));
+    let (username, password) = (s.text_or_file("username"), s.secret("password"));
+    for (key, other) in [("username", "password"), ("password", "username")] {
+        if s.has_secret(other) && !s.has_secret(key) {
+            s.report(key, format!("is missing; {other} has no effect without it"));
+        }
+    }
+    let hello_name = s.get("hello_name", values::line);
+    let max_connections = s.or("max_connections", 5, values::integer32(1, 1000));
+    let messages_per_connection = s.or("messages_per_connection", 50, values::integer32(1, 1_000_000));
+    let host = host?;
+    if is_plaintext_smtp_to_elsewhere(&host, tls) && !insecure {
+        s.report(
+            "tls",
+            format!(
+                "mail to {host} would not be encrypted; use \"starttls\" or \"implicit\", or say `insecure = true` beside it"
+            ),
+        );
+    }
+    let credentials = match (username, password) {
+        (Some(username), Some(password)) => Some(Credentials { username, password }),
+        _ => None,
+    };
+    Some(SmtpSettings {
+        // Within 65535, so it fits.
+        port: u16::try_from(port).unwrap_or(tls.default_port()),
+        credentials,
+        hello_name,
+        max_connections: max_connections as usize,
+        messages_per_connection,
+        ..SmtpSettings::new(host, tls)
+    })
 }
 
 fn needed_secret(s: &Section<'_>, key: &str) -> Option<Secret> {

@@ -99,7 +99,7 @@ base = "2h"
         r#"p.toml:9:11: limits.reserve: must be a number from 0 to 0.9"#,
         r#"p.toml:12:10: http.listen: must be an IP address and a port, such as 127.0.0.1:8025 or 0.0.0.0:8025"#,
         r#"p.toml:13:14: http.token_file: `token` is given as well; give one of the two"#,
-        r#"p.toml:18:12: account[0].provider: `ses` is not in this version; supported are sendgrid, http"#,
+        r#"p.toml:18:12: account[0].provider: `ses` is not in this version; supported are sendgrid, http, smtp, capture"#,
         r#"p.toml:22:12: account[1].provider: no such provider; did you mean `sendgrid`?"#,
         r#"p.toml:23:8: account[1].rate: not a rate; write a number and a unit, such as "100/s", "20/min", "300/h" or "50000/d""#,
         r#"p.toml:25:1: account[2].api_key: is missing; give api_key or api_key_file"#,
@@ -336,6 +336,48 @@ fn what_is_not_in_force_is_said() {
     );
     assert!(read(&format!("{ACCOUNT}max_rate = \"100/s\"")).unwrap().warnings.is_empty());
     assert_eq!(mistakes(&format!("{ACCOUNT}max_rate = \"50/s\"")).len(), 1);
+}
+
+#[test]
+fn mail_servers_and_files() {
+    use paceline_provider::{Settings, Tls};
+    let account = |rest: &str| format!("[[account]]\nname = \"main\"\nrate = \"9/s\"\n{rest}");
+    let smtp = |rest: &str| account(&format!("provider = \"smtp\"\n{rest}"));
+    for (rest, tls, port) in
+        [("", Tls::StartTls, 587), ("tls = \"implicit\"", Tls::Implicit, 465), ("port = 2525", Tls::StartTls, 2525)]
+    {
+        let c = read(&smtp(&format!("host = \"mx.example\"\n{rest}"))).unwrap();
+        let Settings::Smtp(s) = &c.accounts[0].provider else { panic!("no smtp") };
+        assert_eq!((s.host.as_str(), s.tls, s.port, c.accounts[0].concurrency), ("mx.example", tls, port, 5));
+        assert!(s.credentials.is_none());
+    }
+    let c =
+        read(&smtp("host = \"::1\"\ntls = \"none\"\nusername = \"u\"\npassword = \"p\"\nmax_connections = 9\nconcurrency = 7"))
+            .unwrap();
+    let Settings::Smtp(s) = &c.accounts[0].provider else { panic!("no smtp") };
+    assert_eq!((s.port, s.max_connections, c.accounts[0].concurrency), (25, 9, 7));
+    assert!(s.credentials.as_ref().is_some_and(|c| c.username == "u" && c.password.expose() == "p"));
+    let c = read(&account("provider = \"capture\"\ndir = \"mail\"")).unwrap();
+    assert!(matches!(&c.accounts[0].provider, Settings::Capture { dir } if dir == std::path::Path::new("mail")));
+    for (text, want) in [
+        (account("provider = \"capture\""), "account[0].dir: is missing"),
+        (smtp(""), "account[0].host: is missing"),
+        (smtp("host = \"a.b\"\ntls = \"ssl\""), "account[0].tls: must be \"starttls\", \"implicit\" or \"none\""),
+        (
+            smtp("host = \"a.b\"\ntls = \"none\""),
+            "account[0].tls: mail to a.b would not be encrypted; use \"starttls\" or \"implicit\", or say `insecure = true` beside it",
+        ),
+        (smtp("host = \"a.b\"\nusername = \"u\""), "account[0].password: is missing; username has no effect without it"),
+        (smtp("host = \"a.b\"\npassword = \"p\""), "account[0].username: is missing; password has no effect without it"),
+        (
+            smtp("host = \"a.b\"\napi_key = \"k\""),
+            "account[0].api_key: means nothing to smtp, which takes host, port, tls, username, password",
+        ),
+    ] {
+        let got = mistakes(&text);
+        assert!(got.len() == 1 && got[0].ends_with(want), "{got:?}");
+    }
+    assert!(read(&smtp("host = \"a.b\"\ntls = \"none\"\ninsecure = true")).is_ok());
 }
 
 /// `ops/paceline.toml`, once as it is and once with each stanza that is commented out put in force.

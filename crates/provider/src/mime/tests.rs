@@ -122,3 +122,37 @@ fn what_a_mail_cannot_carry_is_named() {
         assert!(refused.answer().unwrap().message.starts_with(&format!("{field}:")), "{field} {refused:?}");
     }
 }
+
+proptest::proptest! {
+    /// Whatever text a message holds, a reader gets the same.
+    #[test]
+    fn any_text_comes_back(
+        subject in "[ -~\u{a0}-\u{1f9ff}]{0,150}",
+        name in "[ -~\u{a0}-\u{1f9ff}]{0,100}",
+        filename in "[ -~\u{a0}-\u{1f9ff}]{1,150}",
+        text in "[ -~\t\r\n\u{a0}-\u{1f9ff}]{0,400}",
+        html in "(?s).{0,100}",
+        content in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+    ) {
+        use base64::Engine as _;
+        let body = serde_json::json!({
+            "id": "m", "from": {"email": "s@b.org", "name": name}, "to": ["u@x.org"], "subject": subject, "text": text, "html": html,
+            "attachments": [{
+                "filename": filename, "content_type": "application/octet-stream",
+                "content": base64::engine::general_purpose::STANDARD.encode(&content),
+            }],
+        });
+        let message = Message::parse(body.to_string().as_bytes(), None, 1 << 20).unwrap();
+        let mail = build(&message, DATE).unwrap();
+        assert!(mail.is_ascii() && mail.split(|&b| b == b'\n').all(|line| line.len() <= 999));
+        let parsed = MessageParser::default().parse(&mail).unwrap();
+        assert_eq!(parsed.subject().unwrap_or_default(), subject);
+        let from = parsed.from().unwrap().first().unwrap();
+        assert_eq!((from.name().unwrap_or_default(), from.address()), (name.as_str(), Some("s@b.org")));
+        let file = parsed.attachments().next().unwrap();
+        assert_eq!((file.attachment_name(), file.contents()), (Some(filename.as_str()), &content[..]));
+        let lines = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n");
+        assert_eq!(lines(parsed.text_bodies().next().unwrap().text_contents().unwrap()), lines(&text));
+        assert_eq!(lines(parsed.html_bodies().next().unwrap().text_contents().unwrap()), lines(&html));
+    }
+}
