@@ -6,6 +6,9 @@ pub(crate) const START: u16 = 2;
 pub(crate) const MOST: u16 = 300;
 /// Mail held for one lane across the fleet covers this many seconds of its rate.
 const COVER_S: f64 = 30.0;
+/// Messages whose sizes are not yet worth much, and what is held on their word.
+const FEW: u64 = 10;
+const HALFWAY: u64 = 50;
 /// Memory a held message costs beside its body and its parsed form, bytes.
 const OVERHEAD: u64 = 4096;
 
@@ -54,8 +57,9 @@ impl Sizes {
         let bytes = if self.average > crate::item::KEEP_PARSED as f64 { self.average } else { self.average * 2.0 };
         let each = bytes as u64 + OVERHEAD;
         let fit = budget / busy.max(1) as u64 / each;
-        // Twice what has been seen at the most, so that a lane is never opened wide on the word of one message.
-        fit.clamp(1, u64::from(MOST).min(self.seen * 8)) as u16
+        // Two steps, since each costs a new subscription: half-way on the word of one message, all the way after ten.
+        let known = if self.seen < FEW { HALFWAY } else { u64::from(MOST) };
+        fit.clamp(1, known) as u16
     }
 }
 
@@ -80,6 +84,8 @@ mod tests {
         assert_eq!(s.fitting(32 << 20, 1), 3);
         assert_eq!(s.fitting(32 << 20, 40), 1);
         let mut s = Sizes::default();
+        s.observe(2000);
+        assert_eq!(s.fitting(32 << 20, 1), 50);
         (0..100).for_each(|_| s.observe(2000));
         assert_eq!(s.fitting(32 << 20, 1), MOST);
         assert!(s.fitting(32 << 20, 36) < 120);
