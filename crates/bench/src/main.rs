@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Messages a run
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, default_value_t = 160_000)]
     messages: u32,
     /// Two short rounds: to see that it works, not to measure
     #[arg(long)]
@@ -78,7 +78,8 @@ async fn compare(arguments: &Arguments) -> Result<(), Failure> {
     let mut plans = Plans { mix, number: 0 };
     for &client in &clients {
         // What both sides find warm, the first of them would otherwise warm up for the other.
-        Run::measure(&stage, plans.next(client, (messages / 10).max(1)), |_| Ok(())).await?;
+        let warm = Run::measure(&stage, plans.next(client, (messages / 10).max(1)), |_| Ok(())).await?;
+        exact(&warm)?;
     }
     say(&format!("RabbitMQ {}, {messages} messages a run, {} lanes\n", stage.rabbitmq.version().await, mix.lanes().len()))?;
     say(&report::head())?;
@@ -92,16 +93,17 @@ async fn compare(arguments: &Arguments) -> Result<(), Failure> {
     }
     for &client in &clients {
         say(&report::medians(client, &runs))?;
+    }
+    for &client in &clients {
         let bytes = runs.iter().filter(|run| run.client == client).map(|run| run.request_bytes).collect();
-        say(&format!("      {client} posts {:.0} bytes a message", report::median(bytes)))?;
+        say(&format!("{client} posts {:.0} bytes a message", report::median(bytes)))?;
     }
-    if let Some(run) = runs.iter().find(|run| !run.exact.holds()) {
-        return Err(format!("not every message arrived exactly once with {}: {}", run.client, run.exact).into());
-    }
+    runs.iter().try_for_each(exact)?;
     let ratios = report::ratios(&runs);
     if !ratios.is_empty() {
         let shown: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
         say(&format!("ratios of the rounds: {}", shown.join(" ")))?;
+        say(&format!("ratio of processor time, bare to worker, without the rest: {:.2}", report::cpu_ratio(&runs)))?;
         say(&format!("ratio {:.2}", report::median(ratios)))?;
     }
     Ok(())
@@ -119,6 +121,13 @@ async fn profile(client: Client, mix: Mix, events: bool, messages: u32, dir: Pat
     let text = profile::analyse(&data, &program, run.cpu_us[cpu::Who::Client as usize])?;
     std::fs::write(dir.join("profile.txt"), &text)?;
     say(&format!("\n{text}"))
+}
+
+fn exact(run: &Run) -> Result<(), Failure> {
+    if run.exact.holds() {
+        return Ok(());
+    }
+    Err(format!("not every message arrived exactly once with {}: {}", run.client, run.exact).into())
 }
 
 /// Runs in the order they happen.

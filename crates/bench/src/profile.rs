@@ -176,7 +176,10 @@ fn owner(place: &Place, frames: Option<&Frames>, program: &Path) -> (String, Str
     }
     let frames = frames.map(Vec::as_slice).unwrap_or_default();
     let found = frames.iter().find_map(|(function, file)| Some((crate_of(file)?, function.clone())));
-    found.unwrap_or_else(|| ("std".to_owned(), frames.first().map_or(symbol, |(function, _)| function.clone())))
+    found.unwrap_or_else(|| {
+        let function = frames.first().map_or(symbol, |(function, _)| function.clone());
+        (crate_in(&function).unwrap_or("std").to_owned(), function)
+    })
 }
 
 /// `tokio` of `/…/registry/src/index…/tokio-1.2.3/src/x.rs`, `paceline-core` of `/…/crates/core/src/x.rs`; nothing of the
@@ -192,6 +195,14 @@ fn crate_of(file: &str) -> Option<String> {
     }
     let (_, rest) = file.split_once("crates/").filter(|_| !file.contains("/rustc/"))?;
     Some(format!("paceline-{}", rest.split('/').next()?))
+}
+
+/// Where there is no line: the first crate that the function's name mentions and that is not the standard library, as in
+/// `core::ptr::drop_in_place<lapin::channel::Channel>`.
+fn crate_in(function: &str) -> Option<&str> {
+    let paths = function.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | ':'));
+    let crates = paths.filter_map(|path| path.split_once("::").map(|(name, _)| name));
+    crates.into_iter().find(|name| !matches!(*name, "" | "core" | "alloc" | "std" | "hashbrown"))
 }
 
 fn is(object: &str, program: &Path) -> bool {
@@ -233,6 +244,19 @@ mod tests {
             ("??:0".to_owned(), None),
         ] {
             assert_eq!(crate_of(&file).as_deref(), name, "{file}");
+        }
+    }
+
+    #[test]
+    fn without_lines_the_name_tells_the_crate() {
+        for (function, name) in [
+            ("tokio::runtime::task::raw::poll", Some("tokio")),
+            ("<lapin::io_loop::IoLoop as core::fmt::Debug>::fmt", Some("lapin")),
+            ("core::ptr::drop_in_place<alloc::vec::Vec<redis::types::Value>>", Some("redis")),
+            ("<alloc::string::String as core::clone::Clone>::clone", None),
+            ("main", None),
+        ] {
+            assert_eq!(crate_in(function), name, "{function}");
         }
     }
 

@@ -36,6 +36,14 @@ pub(crate) fn ratios(runs: &[Run]) -> Vec<f64> {
     of(Client::Bare).zip(of(Client::Worker)).map(|(bare, worker)| worker / bare).collect()
 }
 
+/// Processor time of client, broker, Redis and sandbox a message, bare to worker: what the ratio of the rates would be on
+/// a machine that does nothing else and is always busy.
+pub(crate) fn cpu_ratio(runs: &[Run]) -> f64 {
+    let own = |run: &Run| run.cpu_us.iter().sum::<f64>() - run.cpu_us[Who::Rest as usize];
+    let of = |client| median(runs.iter().filter(|run| run.client == client).map(own).collect());
+    of(Client::Bare) / of(Client::Worker)
+}
+
 /// The middle one, or between the middle two.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -69,6 +77,7 @@ mod tests {
         assert_eq!(ratios(&runs), [0.6, 0.8]);
         assert!((median(ratios(&runs)) - 0.7).abs() < 1e-9);
         assert_eq!(ratios(&runs[..1]), [] as [f64; 0]);
+        assert!((cpu_ratio(&runs) - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -108,10 +108,10 @@ impl Run {
             Client::Worker => stage.daemon("worker"),
         };
         let carried = carry(stage, plan, &mut client, watch).await;
-        end(plan.client, &mut client, control).await;
         let (messages, cpu) = carried.map_err(|error| describe(stage, &client, plan.client, &error))?;
+        let left = end(stage, plan, &mut client, control).await;
         let arrivals = stage.arrivals().await?;
-        let exact = exactness(plan, &arrivals, stage.depth(plan.mix).await);
+        let exact = exactness(plan, &arrivals, left);
         let times = || arrivals.iter().map(|arrival| arrival.at_us);
         let took_us = times().max().unwrap_or_default().saturating_sub(times().min().unwrap_or_default()).max(1);
         let seconds = took_us as f64 / 1e6;
@@ -187,16 +187,17 @@ async fn carry<W>(
     }
 }
 
-/// Lets the client finish what it holds: the bare loop ends by itself, the worker drains.
-async fn end(which: Client, client: &mut Process, control: Option<Process>) {
-    if which == Client::Worker {
-        client.term();
-    }
+/// Lets the client finish what it holds, then ends it; what is left in the lanes.
+async fn end(stage: &Stage, plan: Plan, client: &mut Process, control: Option<Process>) -> u64 {
+    // What is left after the wait is told as such.
+    let _ = stage.until("the lanes are empty", async |stage| stage.depth(plan.mix).await == 0).await;
+    client.term();
     client.wait(PATIENCE).await;
     if let Some(mut control) = control {
         control.term();
         control.wait(PATIENCE).await;
     }
+    stage.depth(plan.mix).await
 }
 
 fn describe(stage: &Stage, client: &Process, which: Client, error: &Failure) -> Failure {

@@ -17,14 +17,17 @@ use reqwest::{
     Client, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+};
 
 /// Messages the broker hands out ahead, per queue.
 const PREFETCH: u16 = 300;
 /// Calls to the provider at a time.
 const IN_FLIGHT: u32 = 64;
 
-/// Consumes, posts each body as it is, acks after the 202; ends after so many messages.
+/// Consumes, posts each body as it is, acks after the 202. Takes so many messages, then waits for SIGTERM.
 #[derive(Parser)]
 struct Arguments {
     /// amqp://
@@ -72,6 +75,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         });
     }
     let _all_done = in_flight.acquire_many(IN_FLIGHT).await?;
+    // RabbitMQ may lose acks that it has read and not yet carried out when the connection closes: stay until told.
+    signal(SignalKind::terminate())?.recv().await;
     connection.close(200, "done".into()).await?;
     Ok(())
 }
