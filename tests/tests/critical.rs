@@ -13,7 +13,8 @@ async fn critical_mail_overtakes_a_backlog() {
     let mut report = Report::new("critical");
     let fleet = Fleet::start(Plan {
         account: &format!("rate = \"{per_s}/s\""),
-        more: "[tail]\nrate = \"5000/s\"\n[[destination]]\nname = \"google\"\nrate = \"5000/s\"\n",
+        more: "[tail]\nrate = \"5000/s\"\n[[destination]]\nname = \"google\"\nrate = \"5000/s\"\n\
+               [[destination]]\nname = \"microsoft\"\nrate = \"5000/s\"\n",
         ..Plan::default()
     })
     .await;
@@ -49,6 +50,12 @@ async fn critical_mail_overtakes_a_backlog() {
         let ms = |us: u64| format!("{:.1}", us as f64 / 1e3);
         report.figure(&format!("run {run}: idle p50 / p95, ms"), format!("{} / {}", ms(percentile(&idle, 0.5)), ms(p95_idle)));
         report.figure(&format!("run {run}: busy p50 / p95, ms"), format!("{} / {}", ms(percentile(&busy, 0.5)), ms(p95_busy)));
+        let span = |prefix: &str| {
+            let prefix = format!("{prefix}-{run}-");
+            let of = || at.iter().filter(|(id, _)| id.starts_with(&prefix)).map(|(_, t)| *t);
+            of().max().unwrap_or(0).saturating_sub(of().min().unwrap_or(0)) as f64 / 1e6
+        };
+        report.figure(&format!("run {run}: backlog from first to last arrival, s"), format!("{:.1}", span("normal")));
         excesses.push(p95_busy as f64 - 3.0 * p95_idle as f64);
     }
     let all = fleet.arrivals().await.len();

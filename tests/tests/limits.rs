@@ -68,6 +68,25 @@ async fn two_workers_keep_an_accounts_and_a_destinations_limit() {
         report.figure(&format!("{name}: arrivals that end such a window, %"), format!("{:.2}", excess.ends_over * 100.0));
     }
 
+    // Where the account and the destination bind together, and where only the destination does.
+    let start = mixed.arrivals.iter().map(|a| a.at_us).min().unwrap_or(0);
+    let shared_until = start + (mixed_s * 1e6) as u64;
+    let during = |wanted: fn(&Arrival) -> bool, from: f64| {
+        let from = start + (from * 1e6) as u64;
+        let in_time = |a: &&Arrival| wanted(a) && a.at_us >= from && a.at_us < shared_until;
+        mixed.arrivals.iter().filter(in_time).count() as f64 / (mixed_s - from.saturating_sub(start) as f64 / 1e6)
+    };
+    report.figure("account: arrivals a second while the others had mail", format!("{:.1}", during(|_| true, 0.0)));
+    report.figure("the same after the first second", format!("{:.1}", during(|_| true, 1.0)));
+    report.figure("google: arrivals a second while the others had mail", format!("{:.1}", during(is_google, 0.0)));
+    report.figure("the same after the first second", format!("{:.1}", during(is_google, 1.0)));
+    let mut tenths = [0; 15];
+    for arrival in mixed.arrivals.iter().filter(|a| is_google(a)) {
+        if let Some(tenth) = tenths.get_mut(((arrival.at_us - start) / 100_000) as usize) {
+            *tenth += 1;
+        }
+    }
+    report.figure("google: arrivals in the first tenths of a second", format!("{tenths:?}"));
     let google_s = seconds(&mixed.arrivals, is_google);
     let used = (slow as f64 - google.burst as f64) / google_s / google.per_s as f64;
     report.timing("google: part of its rate used while it had backlog", format!("{used:.3}"), "≥ 0.95", used >= 0.95);
