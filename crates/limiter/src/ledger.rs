@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | nothing | the first anybody hears of it | `Granted` |
 //! | a first attempt of another digest | n = 1: two messages with one id | `Conflict` |
+//! | sent, by whichever attempt | what went out went out | `Done` |
 //! | attempt > n, or = n with a result | a late redelivery | `Done` |
 //! | attempt = n, no result, before its deadline | somebody is at it | `Held` |
 //! | attempt = n, no result, after its deadline | sent or not, nobody knows | `Expired`, now the asker's |

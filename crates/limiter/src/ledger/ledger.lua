@@ -3,10 +3,11 @@
 -- KEYS[i] the entry of operation i.
 -- ARGV[1] msgpack {operation, ...}
 --   claim    {1, attempt, digest, token, hold in us, owner}
---   record   {2, attempt, state, note}
+--   record   {2, attempt, state, note, digest}
 --   release  {3, attempt, token}
 -- ARGV[2] how long an entry lives, in ms
--- reply    msgpack, one a operation: {code, number, state, note}
+-- reply    msgpack, one for each operation that did not go the usual way: {i, code, number, state, note}
+--          The usual way is a claim granted, a result recorded, a claim released.
 --          code 1 granted, 2 held (number: until), 3 expired (lost claims), 4 done (attempt, state, note), 5 conflict
 
 local ATTEMPT, STATE, DIGEST, LOST, NOTE, TOKEN, UNTIL = 1, 2, 3, 4, 5, 6, 7
@@ -32,6 +33,8 @@ local function claim(key, entry, attempt, digest, token, hold, owner)
   local stored, state, first = entry[ATTEMPT], entry[STATE], entry[DIGEST]
   if attempt == 1 and first >= 0 and first ~= digest then return {CONFLICT, 0, 0, ''} end
   if attempt == 1 and first < 0 then first = digest end
+  -- What went out went out, whichever attempt it was.
+  if state == SENT then return {DONE, stored, SENT, entry[NOTE]} end
   if stored > attempt then
     if state <= RELEASED then return {DONE, stored, RETRY, ''} end
     return {DONE, stored, state, entry[NOTE]}
@@ -58,16 +61,35 @@ local function release(key, entry, attempt, token)
   end
 end
 
+-- What nearly every message needs is one SET each: the first claim of its first attempt, and its result "sent".
+local function usual(key, o)
+  if o[2] ~= 1 then return false end
+  if o[1] == 1 then
+    local entry = {1, CLAIMED, o[3], 0, o[6], o[4], now + o[5]}
+    return redis.call('SET', key, cmsgpack.pack(entry), 'PX', life, 'NX')
+  end
+  if o[1] == 2 and o[3] == SENT then
+    -- Final, so nothing that is stored need be looked at.
+    redis.call('SET', key, cmsgpack.pack({1, SENT, o[5], 0, o[4]}), 'PX', life)
+    return true
+  end
+  return false
+end
+
 local replies = {}
 for i = 1, #operations do
   local o, key = operations[i], KEYS[i]
-  local raw = redis.call('GET', key)
-  local entry = raw and cmsgpack.unpack(raw)
-  if o[1] == 1 then
-    replies[i] = claim(key, entry, o[2], o[3], o[4], o[5], o[6])
-  else
-    if o[1] == 2 then record(key, entry, o[2], o[3], o[4]) else release(key, entry, o[2], o[3]) end
-    replies[i] = {0, 0, 0, ''}
+  if not usual(key, o) then
+    local raw = redis.call('GET', key)
+    local entry = raw and cmsgpack.unpack(raw)
+    if o[1] == 1 then
+      local answer = claim(key, entry, o[2], o[3], o[4], o[5], o[6])
+      if answer[1] ~= GRANTED then replies[#replies + 1] = {i, answer[1], answer[2], answer[3], answer[4]} end
+    elseif o[1] == 2 then
+      record(key, entry, o[2], o[3], o[4])
+    else
+      release(key, entry, o[2], o[3])
+    end
   end
 end
 return cmsgpack.pack(replies)

@@ -86,6 +86,9 @@ impl Ledger for LocalLedger {
             if claim.attempt == 1 && *entry.digest.get_or_insert(claim.digest) != claim.digest {
                 return Claimed::Conflict;
             }
+            if let EntryState::Result(sent @ Recorded::Sent { .. }) = &entry.state {
+                return Claimed::Done { attempt: entry.attempt, result: sent.clone() };
+            }
             if entry.attempt > claim.attempt {
                 let result = match &entry.state {
                     EntryState::Result(result) => result.clone(),
@@ -118,8 +121,12 @@ impl Ledger for LocalLedger {
 
     async fn record(&self, claim: &Claim, result: Recorded) -> Result<(), LedgerError> {
         self.with(claim, |stored, _| {
+            let sent_at_first = claim.attempt == 1 && matches!(result, Recorded::Sent { .. });
             let state = EntryState::Result(result);
             match stored {
+                _ if sent_at_first => {
+                    *stored = Some(Entry { attempt: 1, state, digest: Some(claim.digest), lost: 0, forget_us: 0 });
+                }
                 None => {
                     *stored = Some(Entry { attempt: claim.attempt, state, digest: None, lost: 0, forget_us: 0 });
                 }

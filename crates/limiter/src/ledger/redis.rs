@@ -167,11 +167,13 @@ impl Committer {
         let wire: Vec<Wire<'_>> = batch.iter().map(Wire::of).collect();
         let request = encode(&wire)?;
         let bytes = self.client.run(&self.script, &keys, &[&request, self.life_ms.as_bytes()]).await?;
-        let replies: Vec<(u8, u64, u8, String)> = decode(&bytes)?;
-        if replies.len() != batch.len() {
-            return Err(unreadable());
+        let unusual: Vec<(usize, u8, u64, u8, String)> = decode(&bytes)?;
+        let mut replies: Vec<Result<Claimed, LedgerError>> = batch.iter().map(|_| Ok(Claimed::Granted)).collect();
+        for (position, code, number, state, note) in unusual {
+            let reply = position.checked_sub(1).and_then(|i| replies.get_mut(i)).ok_or_else(unreadable)?;
+            *reply = answer((code, number, state, note));
         }
-        Ok(replies.into_iter().map(answer).collect())
+        Ok(replies)
     }
 
     /// Ids and batches hold no `@`, so the two forms never meet.
@@ -192,7 +194,7 @@ fn withdrawal(claim: Claim) -> Job {
 #[serde(untagged)]
 enum Wire<'a> {
     Claim(u8, u32, u64, u64, u64, &'a str),
-    Record(u8, u32, u8, &'a str),
+    Record(u8, u32, u8, &'a str, u64),
     Release(u8, u32, u64),
 }
 
@@ -204,9 +206,9 @@ impl<'a> Wire<'a> {
                 let hold_us = claim.hold.as_micros().min(86_400_000_000) as u64;
                 Wire::Claim(1, claim.attempt, claim.digest, claim.token, hold_us, &claim.owner)
             }
-            Op::Record(Recorded::Sent { note }) => Wire::Record(2, claim.attempt, 2, note),
-            Op::Record(Recorded::Retry { note }) => Wire::Record(2, claim.attempt, 3, note),
-            Op::Record(Recorded::Dead { note }) => Wire::Record(2, claim.attempt, 4, note),
+            Op::Record(Recorded::Sent { note }) => Wire::Record(2, claim.attempt, 2, note, claim.digest),
+            Op::Record(Recorded::Retry { note }) => Wire::Record(2, claim.attempt, 3, note, claim.digest),
+            Op::Record(Recorded::Dead { note }) => Wire::Record(2, claim.attempt, 4, note, claim.digest),
             Op::Release => Wire::Release(3, claim.attempt, claim.token),
         }
     }
@@ -215,8 +217,7 @@ impl<'a> Wire<'a> {
 fn answer((code, number, state, note): (u8, u64, u8, String)) -> Result<Claimed, LedgerError> {
     let small = u32::try_from(number).unwrap_or(u32::MAX);
     Ok(match (code, state) {
-        // 0: recorded or released; nobody looks at the value.
-        (0 | 1, _) => Claimed::Granted,
+        (1, _) => Claimed::Granted,
         (2, _) => Claimed::Held { until_us: number },
         (3, _) => Claimed::Expired { lost: small },
         (4, 2) => Claimed::Done { attempt: small, result: Recorded::Sent { note } },

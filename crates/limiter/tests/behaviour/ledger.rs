@@ -42,11 +42,21 @@ async fn conformance(ledger: &dyn Ledger) {
     assert_eq!(ledger.claim(second.clone()).await, Ok(Claimed::Granted), "fewer recipients, another digest");
     let on_its_way = Claimed::Done { attempt: 2, result: Recorded::Retry { note: String::new() } };
     assert_eq!(ledger.claim(claim("retried", 1)).await, Ok(on_its_way));
-    ledger.record(&first, sent("late")).await.unwrap();
+    ledger.record(&first, Recorded::Dead { note: "late".into() }).await.unwrap();
     assert!(matches!(ledger.claim(claim("retried", 2)).await, Ok(Claimed::Held { .. })), "an old result changes nothing");
     ledger.record(&second, Recorded::Dead { note: "rejected_message".into() }).await.unwrap();
     let dead = Claimed::Done { attempt: 2, result: Recorded::Dead { note: "rejected_message".into() } };
     assert_eq!(ledger.claim(claim("retried", 1)).await, Ok(dead));
+
+    // But what went out went out: a first attempt given up for lost that reports late ends the message.
+    let lost = Claim::new("given up".into(), None, 1, 7, "w1".into(), Duration::ZERO);
+    assert_eq!(ledger.claim(lost.clone()).await, Ok(Claimed::Granted));
+    assert_eq!(ledger.claim(claim("given up", 2)).await, Ok(Claimed::Granted));
+    ledger.record(&lost, sent("late")).await.unwrap();
+    let done = Claimed::Done { attempt: 1, result: sent("late") };
+    for attempt in [1, 2, 3] {
+        assert_eq!(ledger.claim(claim("given up", attempt)).await, Ok(done.clone()));
+    }
 
     // Another message under the same id.
     let other = Claim::new("retried".into(), None, 1, 9, "w1".into(), HOLD);
