@@ -1,5 +1,5 @@
 //! The pipeline over in-process ports: what becomes of messages, whatever the provider says and the broker does.
-#![expect(clippy::unwrap_used, reason = "a test may fail anywhere")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
 use std::{
     collections::{BTreeMap, HashMap},
