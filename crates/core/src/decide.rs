@@ -166,10 +166,10 @@ mod tests {
                 Disposition::Without { recipients: vec![u.clone()] },
                 0,
             ),
-            (Class::Normal, rejected(Rejected::Recipients(vec![u.clone(), u.clone()])), dead(Reason::RejectedRecipient), 0),
+            (Class::Normal, rejected(Rejected::Recipients(vec![u.clone(), u])), dead(Reason::RejectedRecipient), 0),
             (Class::Normal, rejected(Rejected::Recipients(vec![])), dead(Reason::RejectedRecipient), 0),
             (Class::Normal, uncertain.clone(), dead(Reason::Uncertain), 1),
-            (Class::High, uncertain.clone(), in_s(60), 1),
+            (Class::High, uncertain, in_s(60), 1),
         ] {
             let mut journey = Journey::starting(T0);
             assert_eq!(run(class, &outcome, &mut journey), want, "{class} {outcome:?}");

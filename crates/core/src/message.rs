@@ -408,12 +408,12 @@ mod tests {
         for body in [
             with(&format!(r#""metadata":{deep}"#)),
             with(&format!(r#""template":{{"id":"t","data":{{"a":{deep}}}}}"#)),
-            deep.clone(),
+            deep,
         ] {
             assert!(parse(&body).is_err());
         }
         assert_eq!(Message::parse(b"{\"id\":\"\xff\"}", None, MAX).unwrap_err().problem, "is not UTF-8");
-        assert_eq!(Message::parse(&vec![b' '; 100], None, 99).unwrap_err().field, "body");
+        assert_eq!(Message::parse(&[b' '; 100], None, 99).unwrap_err().field, "body");
         assert_eq!(Message::parse(b"\xef\xbb\xbf{}", None, MAX).unwrap_err().field, "body");
     }
 
