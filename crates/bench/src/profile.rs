@@ -178,7 +178,7 @@ fn owner(place: &Place, frames: Option<&Frames>, program: &Path) -> (String, Str
     let found = frames.iter().find_map(|(function, file)| Some((crate_of(file)?, function.clone())));
     found.unwrap_or_else(|| {
         let function = frames.first().map_or(symbol, |(function, _)| function.clone());
-        (crate_in(&function).unwrap_or("std").to_owned(), function)
+        (crate_in(&function).unwrap_or_else(|| "std".to_owned()), function)
     })
 }
 
@@ -199,10 +199,12 @@ fn crate_of(file: &str) -> Option<String> {
 
 /// Where there is no line: the first crate that the function's name mentions and that is not the standard library, as in
 /// `core::ptr::drop_in_place<lapin::channel::Channel>`.
-fn crate_in(function: &str) -> Option<&str> {
+fn crate_in(function: &str) -> Option<String> {
     let paths = function.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | ':'));
     let crates = paths.filter_map(|path| path.split_once("::").map(|(name, _)| name));
-    crates.into_iter().find(|name| !matches!(*name, "" | "core" | "alloc" | "std" | "hashbrown"))
+    let name = crates.into_iter().find(|name| !matches!(*name, "" | "core" | "alloc" | "std" | "hashbrown" | "__rustc"))?;
+    // As packages are called, and as the paths of files have it.
+    Some(name.replace('_', "-"))
 }
 
 fn is(object: &str, program: &Path) -> bool {
@@ -251,12 +253,13 @@ mod tests {
     fn without_lines_the_name_tells_the_crate() {
         for (function, name) in [
             ("tokio::runtime::task::raw::poll", Some("tokio")),
+            ("hyper_util::client::legacy::pool::put", Some("hyper-util")),
             ("<lapin::io_loop::IoLoop as core::fmt::Debug>::fmt", Some("lapin")),
             ("core::ptr::drop_in_place<alloc::vec::Vec<redis::types::Value>>", Some("redis")),
             ("<alloc::string::String as core::clone::Clone>::clone", None),
             ("main", None),
         ] {
-            assert_eq!(crate_in(function), name, "{function}");
+            assert_eq!(crate_in(function).as_deref(), name, "{function}");
         }
     }
 
