@@ -124,7 +124,8 @@ fn mails(name: &str, others: usize, slow: usize) -> Vec<Mail> {
         let domain = DOMAINS[i % DOMAINS.len()];
         mails.push(Mail::new(&format!("{name}-{i}"), class(i), &format!("u{i}@{domain}")));
         if i * slow / others != (i + 1) * slow / others {
-            let g = mails.len();
+            // Of every class too: a slow destination without critical mail would rightly wait for the others' to end.
+            let g = i * slow / others;
             mails.push(Mail::new(&format!("{name}-google-{g}"), class(g), &format!("u{g}@gmail.com")));
         }
     }

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use paceline_broker::Purpose;
+use paceline_core::{Reason, Timestamp};
 use paceline_limiter::{
     Limiter, LimiterError, Reply, Why,
     clock::ServerClock,
@@ -60,13 +61,16 @@ pub(crate) struct Engine {
     /// Messages ended, sampled over the last tenth of a second.
     ended: VecDeque<(Instant, u64)>,
     stopped: bool,
+    /// When the first of the mail held for each lane expires, or earlier.
+    expiries: Vec<Option<Timestamp>>,
 }
 
 impl Engine {
     pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, lanes: Arc<Vec<LaneHandle>>) -> Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
         let lost = vec![0; lanes.len()];
-        Engine { cx, limiter, pacer, lanes, lost, ended: VecDeque::new(), stopped: false }
+        let expiries = vec![None; lanes.len()];
+        Engine { cx, limiter, pacer, lanes, lost, ended: VecDeque::new(), stopped: false, expiries }
     }
 
     /// Runs until every sender of `inputs` is gone.
@@ -182,6 +186,7 @@ impl Engine {
                 if item.origin.epoch <= self.lost[item.origin.lane] {
                     return; // Its consumer is gone; the message will come again.
                 }
+                earliest(&mut self.expiries[item.origin.lane], item.expires_at);
                 let head = Head {
                     cost: item.cost,
                     class: item.lane.class,
@@ -257,8 +262,31 @@ impl Engine {
         }
     }
 
+    /// Gives up on what has expired while it waited, without a grant.
+    fn expire(&mut self) {
+        let now = self.cx.now();
+        for (lane, expiry) in self.lanes.iter().zip(&mut self.expiries) {
+            if expiry.is_none_or(|at| at > now) {
+                continue;
+            }
+            *expiry = None;
+            let expired = self.pacer.take_where(&lane.key, |item, _| {
+                let expired = item.expired(now);
+                if !expired {
+                    earliest(expiry, item.expires_at);
+                }
+                expired
+            });
+            for item in expired {
+                let cx = self.cx.clone();
+                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, None, Reason::Expired).await });
+            }
+        }
+    }
+
     /// Now and then: lanes that cannot move for long go to rest.
     fn tick(&mut self) {
+        self.expire();
         let now_us = self.now_us();
         for lane in self.lanes.iter() {
             let held = self.pacer.held(&lane.key);
@@ -283,4 +311,11 @@ impl Engine {
             }
         }
     }
+}
+
+fn earliest(known: &mut Option<Timestamp>, other: Option<Timestamp>) {
+    *known = match (*known, other) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
 }

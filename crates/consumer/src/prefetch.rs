@@ -1,7 +1,7 @@
 //! How much of a lane one worker may hold.
 
 /// What a lane starts with, and falls back to when idle, before the size of its messages is known.
-pub(crate) const START: u16 = 2;
+pub(crate) const START: u16 = 1;
 /// The most that helps throughput: what a fast lane moves between two calls to the limiter, twice.
 pub(crate) const MOST: u16 = 1000;
 /// Mail held for one lane across the fleet covers this many seconds of its rate.

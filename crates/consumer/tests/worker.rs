@@ -300,6 +300,21 @@ async fn a_lane_that_cannot_move_for_long_holds_nothing() {
 }
 
 #[tokio::test]
+async fn mail_that_expires_while_held_is_given_up_without_a_grant() {
+    let rig = Rig::new().await;
+    let soon: paceline_core::Timestamp = std::time::SystemTime::now().into();
+    let soon = soon + Duration::from_millis(600);
+    rig.send("first", "plain", ONE, &format!(r#","expires_at":"{soon}""#)).await;
+    rig.send("stays", "plain", ONE, "").await;
+    // The next token is six seconds away.
+    let worker = rig.worker(Some(Limit { rate: "10/min".parse().unwrap(), burst: 1 }));
+    let (letter, _) = rig.dead(1).await.remove(0);
+    assert_eq!((letter.message_id.as_deref(), letter.reason), (Some("first"), Reason::Expired));
+    assert_eq!(rig.provider.total(), 0);
+    worker.drain().await;
+}
+
+#[tokio::test]
 async fn a_lost_broker_costs_nothing_and_sends_nothing_twice() {
     let rig = Rig::new().await;
     let worker = rig.worker(None);

@@ -405,11 +405,9 @@ mod tests {
     #[test]
     fn hostile_bytes_are_refused_without_harm() {
         let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
-        for body in [
-            with(&format!(r#""metadata":{deep}"#)),
-            with(&format!(r#""template":{{"id":"t","data":{{"a":{deep}}}}}"#)),
-            deep,
-        ] {
+        for body in
+            [with(&format!(r#""metadata":{deep}"#)), with(&format!(r#""template":{{"id":"t","data":{{"a":{deep}}}}}"#)), deep]
+        {
             assert!(parse(&body).is_err());
         }
         assert_eq!(Message::parse(b"{\"id\":\"\xff\"}", None, MAX).unwrap_err().problem, "is not UTF-8");
