@@ -97,7 +97,7 @@ impl Worker {
         });
         let (to_engine, inputs) = mpsc::unbounded_channel();
         let concurrency = settings.accounts.iter().map(|a| a.concurrency);
-        let slots = Slots::new(settings.concurrency, concurrency, settings.held_bytes.saturating_mul(3));
+        let slots = Slots::new(settings.concurrency, concurrency, settings.held_bytes.saturating_mul(6));
         let settler = Settler { broker: broker.clone(), metrics: metrics.clone() };
         let cx = Arc::new(Context {
             classifier: classifier.clone(),

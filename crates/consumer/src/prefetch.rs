@@ -3,7 +3,7 @@
 /// What a lane starts with, and falls back to when idle, before the size of its messages is known.
 pub(crate) const START: u16 = 1;
 /// The most that helps throughput: what a fast lane moves between two calls to the limiter, twice.
-pub(crate) const MOST: u16 = 1000;
+pub(crate) const MOST: u16 = 600;
 /// Mail held for one lane across the fleet covers this many seconds of its rate.
 const COVER_S: f64 = 30.0;
 /// Messages whose sizes are not yet worth much, and what is held on their word.
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(share(1.0 / 60.0, 8), Share::Holder(1));
         assert_eq!(share(0.5, 8), Share::Holder(15));
         assert_eq!(share(0.5, 1), Share::Each(15));
-        assert_eq!(share(1000.0, 8), Share::Each(1000));
+        assert_eq!(share(1000.0, 8), Share::Each(600));
         assert_eq!(share(10.0, 8), Share::Each(37));
     }
 

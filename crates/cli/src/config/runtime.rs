@@ -40,7 +40,7 @@ pub(super) fn worker(s: &Section<'_>) -> WorkerConfig {
     WorkerConfig {
         id: s.get("id", id),
         concurrency: s.or("concurrency", 64, values::integer32(1, 10_000)) as usize,
-        max_held_bytes: s.or("max_held_bytes", 32 << 20, values::bytes(1 << 20, 64 << 30)),
+        max_held_bytes: s.or("max_held_bytes", 16 << 20, values::bytes(1 << 20, 64 << 30)),
         drain_grace: s.or("drain_grace", Duration::from_secs(30), values::duration(Duration::ZERO, Duration::from_secs(3600))),
     }
 }

@@ -36,7 +36,7 @@ fn nothing_is_a_good_configuration() {
     assert!(matches!(&c.limits.url, LimitsUrl::Redis(a) if a.expose() == "redis://127.0.0.1:6379"));
     assert_eq!((c.limits.reserve, c.tail.burst, c.tail.rate.to_string()), (0.2, 20, "300/h".to_owned()));
     assert_eq!(c.retry, Policy::default());
-    assert_eq!((c.worker.concurrency, c.worker.max_held_bytes), (64, 32 << 20));
+    assert_eq!((c.worker.concurrency, c.worker.max_held_bytes), (64, 16 << 20));
     assert_eq!(c.http.listen.to_string(), "127.0.0.1:8025");
     assert_eq!(c.dedup.window, Duration::from_secs(86_400));
     assert!(c.accounts.is_empty() && c.warnings.is_empty());
