@@ -279,7 +279,7 @@ impl Engine {
             });
             for item in expired {
                 let cx = self.cx.clone();
-                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, None, Reason::Expired).await });
+                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, Reason::Expired).await });
             }
         }
     }

@@ -246,7 +246,7 @@ impl LaneTask {
             Verdict::Reroute(item) => self.pass_on(item, Purpose::Reroute),
             Verdict::Dead(item, reason) => {
                 let cx = cx.clone();
-                self.spawn(async move { pipeline::bury(&cx, item, None, reason).await });
+                self.spawn(async move { pipeline::bury(&cx, item, reason).await });
             }
             Verdict::Invalid(delivery, journey, problem) => {
                 let cx = cx.clone();

@@ -59,7 +59,7 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
     let slot = cx.slots.acquire(granted, item.account, item.lane.class, item.body.len()).await;
     if item.expired(cx.now()) {
         drop(slot);
-        return bury(&cx, item, None, Reason::Expired).await;
+        return bury(&cx, item, Reason::Expired).await;
     }
     let mut message = match item.message(cx.settings.max_message_bytes) {
         Ok(message) => message,
@@ -246,11 +246,11 @@ async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Cl
                         letter.to = message.and_then(|m| m.to.first().map(|to| to.email.to_string()));
                         finish_dead(cx, item, *letter).await;
                     }
-                    _ => bury(cx, item, None, Reason::Uncertain).await,
+                    _ => bury(cx, item, Reason::Uncertain).await,
                 },
             }
         }
-        Claimed::Conflict => bury(cx, item, None, Reason::IdConflict).await,
+        Claimed::Conflict => bury(cx, item, Reason::IdConflict).await,
     }
 }
 
@@ -320,11 +320,10 @@ async fn bury_recipients(cx: &Context, item: &Item, message: &Message, refused: 
 }
 
 /// Gives a message up without an attempt now.
-pub(crate) async fn bury(cx: &Context, mut item: Item, detail: Option<&str>, reason: Reason) {
+pub(crate) async fn bury(cx: &Context, mut item: Item, reason: Reason) {
     let message = item.message(cx.settings.max_message_bytes).ok();
     let account = &cx.settings.accounts[item.account].name;
-    let mut letter = dead::whole(&item, message.as_deref(), account, reason, cx.now());
-    letter.detail = detail.map(str::to_owned);
+    let letter = dead::whole(&item, message.as_deref(), account, reason, cx.now());
     if let Some(message) = &message {
         let event = cx.event(Kind::Dead, &item, message);
         cx.emit(&Event { reason: Some(reason), ..event }, &item.lane);
