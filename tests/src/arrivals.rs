@@ -1,8 +1,11 @@
 //! What arrived at the sandbox, as it wrote it down.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use paceline_sandbox::Handle;
 use serde::Deserialize;
+
+use crate::until;
 
 /// One request.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +31,19 @@ impl Arrival {
     pub fn pod(&self) -> &str {
         self.path.trim_start_matches('/').split('/').next().unwrap_or_default()
     }
+}
+
+/// Every request that reached `sandbox` so far, once its file at `path` has them all.
+pub async fn all(sandbox: &Handle, path: &Path) -> Vec<Arrival> {
+    let wanted = sandbox.stats().requests;
+    let mut found = Vec::new();
+    // Lines are written up to a tenth of a second after the arrival.
+    until("the arrivals file", Duration::from_secs(30), async || {
+        found = read(path);
+        found.len() as u64 >= wanted
+    })
+    .await;
+    found
 }
 
 /// Every request so far, in the order of arrival. A line that is still being written is left out.

@@ -12,7 +12,7 @@ use paceline_broker::{
     rabbitmq::{Options, RabbitMq as RabbitMqBroker},
 };
 use paceline_sandbox::{Handle, Options as SandboxOptions, Sandbox, Scenario};
-use paceline_testkit::{Finished, Launch, Postgres, RabbitMq, Redis};
+use paceline_testkit::{Finished, Launch, Postgres, Process, RabbitMq, Redis};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -136,6 +136,12 @@ impl Fleet {
         finished
     }
 
+    /// Starts a command.
+    pub fn begin(&self, words: &[&str]) -> Process {
+        let config = self.config_of("command");
+        Launch::paceline().args(words).args(["--config".as_ref(), config.as_os_str()]).spawn()
+    }
+
     /// Runs a command with `--output json` and reads what it prints.
     pub async fn ask(&self, words: &[&str]) -> Value {
         let finished = self.command(&[words, &["--output", "json"]].concat()).await;
@@ -144,16 +150,7 @@ impl Fleet {
 
     /// Everything that arrived at the sandbox so far.
     pub async fn arrivals(&self) -> Vec<Arrival> {
-        let path = self.dir.path().join("arrivals.ndjson");
-        let wanted = self.sandbox.stats().requests;
-        let mut read = Vec::new();
-        // Lines are written up to a tenth of a second after the arrival.
-        until("the arrivals file", Duration::from_secs(30), async || {
-            read = arrivals::read(&path);
-            read.len() as u64 >= wanted
-        })
-        .await;
-        read
+        arrivals::all(&self.sandbox, &self.dir.path().join("arrivals.ndjson")).await
     }
 
     /// Messages in Paceline's queues, held ones included.

@@ -8,16 +8,19 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a harness has nobody to hand an error to, and prints its figures")]
 
 pub mod arrivals;
+pub mod embedded;
 pub mod events;
 pub mod fleet;
 pub mod hostile;
 pub mod load;
 pub mod pod;
 pub mod report;
+pub mod schema;
 pub mod windows;
 
 use std::time::{Duration, SystemTime};
 
+pub use embedded::Embedded;
 pub use fleet::{Fleet, Plan};
 pub use load::{Mail, publish};
 pub use pod::Pod;

@@ -18,10 +18,16 @@ pub struct Pod {
 }
 
 impl Pod {
-    pub(crate) async fn started(name: &str, mut process: Process) -> Pod {
+    /// A pod that was started in whatever way; waits until it listens.
+    pub async fn started(name: &str, mut process: Process) -> Pod {
         let line = process.wait_for_log(Duration::from_secs(60), |log| log["message"] == "listening").await;
         let addr = line["addr"].as_str().unwrap_or_else(|| panic!("no address in {line}")).to_owned();
         Pod { name: name.to_owned(), process, addr }
+    }
+
+    /// Where it listens: an IP address and a port.
+    pub fn addr(&self) -> &str {
+        &self.addr
     }
 
     /// Status and body of a GET; `None` where there is no answer.

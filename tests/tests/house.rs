@@ -8,10 +8,12 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// Which members a member may build on. A new crate takes its place here first.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("paceline-core", &[]),
+    // Under the embedded adapters.
+    ("paceline-sqlite", &[]),
     // The edges: each owns a port and its adapters, and never sees a sibling.
-    ("paceline-broker", &["paceline-core"]),
+    ("paceline-broker", &["paceline-core", "paceline-sqlite"]),
     ("paceline-classifier", &["paceline-core"]),
-    ("paceline-limiter", &["paceline-core"]),
+    ("paceline-limiter", &["paceline-core", "paceline-sqlite"]),
     ("paceline-provider", &["paceline-core"]),
     ("paceline-sandbox", &["paceline-core"]),
     ("paceline-store", &["paceline-core"]),
@@ -71,7 +73,9 @@ const OWNED: &[(&str, &str)] = &[
     ("redis", "paceline-limiter"),
     ("reqwest", "paceline-provider"),
     ("lettre", "paceline-provider"),
+    ("aws-sigv4", "paceline-provider"),
     ("sqlx", "paceline-store"),
+    ("rusqlite", "paceline-sqlite"),
 ];
 
 /// Lines of a source file before its test module.

@@ -40,6 +40,9 @@ struct Arguments {
     /// A queue listens to all events
     #[arg(long)]
     events: bool,
+    /// Measure a worker on embedded parts (spool, SQLite) instead of one on RabbitMQ, Redis and PostgreSQL
+    #[arg(long)]
+    embedded: bool,
     /// Run one side only
     #[arg(long, value_name = "CLIENT", value_parser = client)]
     only: Option<Client>,
@@ -49,7 +52,8 @@ struct Arguments {
 }
 
 fn client(name: &str) -> Result<Client, String> {
-    [Client::Bare, Client::Worker].into_iter().find(|c| c.to_string() == name).ok_or_else(|| "bare or worker".to_owned())
+    let all = [Client::Bare, Client::Worker, Client::Embedded];
+    all.into_iter().find(|c| c.to_string() == name).ok_or_else(|| "bare, worker or embedded".to_owned())
 }
 
 #[tokio::main]
@@ -72,8 +76,8 @@ async fn main() -> ExitCode {
 async fn compare(arguments: &Arguments) -> Result<(), Failure> {
     let (rounds, messages) = if arguments.quick { (2, 5000) } else { (arguments.rounds, arguments.messages) };
     let mix = mix(arguments.mixed);
-    let clients: Vec<_> =
-        [Client::Bare, Client::Worker].into_iter().filter(|&c| arguments.only.is_none_or(|only| only == c)).collect();
+    let worker = if arguments.embedded { Client::Embedded } else { Client::Worker };
+    let clients = arguments.only.map_or_else(|| vec![Client::Bare, worker], |only| vec![only]);
     let stage = Stage::set(arguments.events).await?;
     let mut plans = Plans { mix, number: 0 };
     for &client in &clients {

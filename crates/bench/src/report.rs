@@ -9,14 +9,14 @@ use crate::{
 
 /// Column heads, above what [`line`] writes.
 pub(crate) fn head() -> String {
-    "                             µs of processor time a message\n\
-     round client    msg/s      s   client rabbitmq  redis sandbox   rest    all  each once"
+    "                               µs of processor time a message\n\
+     round client      msg/s      s   client rabbitmq  redis sandbox   rest    all  each once"
         .to_owned()
 }
 
 /// One run as a line of the table.
 pub(crate) fn line(round: &str, run: &Run) -> String {
-    let mut line = format!("{round:<5} {:<6} {:>8.0} {:>6.1}", run.client, run.rate, run.seconds);
+    let mut line = format!("{round:<5} {:<8} {:>8.0} {:>6.1}", run.client, run.rate, run.seconds);
     columns(&mut line, &run.cpu_us);
     let _ = write!(line, "  {}", run.exact);
     line
@@ -25,23 +25,23 @@ pub(crate) fn line(round: &str, run: &Run) -> String {
 /// The medians of a client's runs as a line of the table.
 pub(crate) fn medians(client: Client, runs: &[Run]) -> String {
     let of = |what: &dyn Fn(&Run) -> f64| median(runs.iter().filter(|run| run.client == client).map(what).collect());
-    let mut line = format!("{:<5} {client:<6} {:>8.0} {:>6.1}", "med.", of(&|run| run.rate), of(&|run| run.seconds));
+    let mut line = format!("{:<5} {client:<8} {:>8.0} {:>6.1}", "med.", of(&|run| run.rate), of(&|run| run.seconds));
     columns(&mut line, &Who::ALL.map(|who| of(&|run| run.cpu_us[who as usize])));
     line
 }
 
 /// The rates' ratio, worker to bare, of each pair of runs in turn.
 pub(crate) fn ratios(runs: &[Run]) -> Vec<f64> {
-    let of = |client| runs.iter().filter(move |run| run.client == client).map(|run| run.rate);
-    of(Client::Bare).zip(of(Client::Worker)).map(|(bare, worker)| worker / bare).collect()
+    let of = |bare| runs.iter().filter(move |run| (run.client == Client::Bare) == bare).map(|run| run.rate);
+    of(true).zip(of(false)).map(|(bare, worker)| worker / bare).collect()
 }
 
 /// Processor time of client, broker, Redis and sandbox a message, bare to worker: what the ratio of the rates would be on
 /// a machine that does nothing else and is always busy.
 pub(crate) fn cpu_ratio(runs: &[Run]) -> f64 {
     let own = |run: &Run| run.cpu_us.iter().sum::<f64>() - run.cpu_us[Who::Rest as usize];
-    let of = |client| median(runs.iter().filter(|run| run.client == client).map(own).collect());
-    of(Client::Bare) / of(Client::Worker)
+    let of = |bare| median(runs.iter().filter(|run| (run.client == Client::Bare) == bare).map(own).collect());
+    of(true) / of(false)
 }
 
 /// The middle one, or between the middle two.

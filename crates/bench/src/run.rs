@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use paceline_broker::{Broker as _, Outgoing, Properties, Purpose, Route};
+use paceline_broker::{Outgoing, Properties, Purpose, Route};
 use paceline_testkit::Process;
 use tokio::time::{Instant, sleep};
 
@@ -28,6 +28,8 @@ const PUBLISHES: usize = 1000;
 pub(crate) enum Client {
     Bare,
     Worker,
+    /// One worker on embedded parts: no RabbitMQ, Redis or PostgreSQL.
+    Embedded,
 }
 
 impl fmt::Display for Client {
@@ -35,7 +37,18 @@ impl fmt::Display for Client {
         f.pad(match self {
             Client::Bare => "bare",
             Client::Worker => "worker",
+            Client::Embedded => "embedded",
         })
+    }
+}
+
+impl Client {
+    /// The name of a daemon's log.
+    pub(crate) fn log(self) -> &'static str {
+        match self {
+            Client::Embedded => "embedded",
+            Client::Bare | Client::Worker => "worker",
+        }
     }
 }
 
@@ -105,7 +118,7 @@ impl Run {
         fill(stage, plan).await?;
         let mut client = match plan.client {
             Client::Bare => stage.bare(plan.mix, plan.messages),
-            Client::Worker => stage.daemon("worker"),
+            Client::Worker | Client::Embedded => stage.daemon(plan.client.log()),
         };
         let carried = carry(stage, plan, &mut client, watch).await;
         let (messages, cpu) = carried.map_err(|error| describe(stage, &client, plan.client, &error))?;
@@ -132,9 +145,9 @@ async fn fill(stage: &Stage, plan: Plan) -> Result<(), Failure> {
         let mail = plan.mix.mail(plan.number, n);
         let body = match plan.client {
             Client::Bare => mail.sendgrid(),
-            Client::Worker => mail.message(),
+            Client::Worker | Client::Embedded => mail.message(),
         };
-        stage.broker.publish(Outgoing {
+        stage.broker(plan.client).publish(Outgoing {
             to: Route::Producers,
             key: mail.routing_key(),
             body: body.into(),
@@ -143,7 +156,7 @@ async fn fill(stage: &Stage, plan: Plan) -> Result<(), Failure> {
         })
     };
     stream::iter(0..plan.messages).map(publish).buffer_unordered(PUBLISHES).try_collect::<()>().await?;
-    let depth = stage.depth(plan.mix).await;
+    let depth = stage.depth(plan).await;
     if depth != u64::from(plan.messages) {
         return Err(format!("{} messages were published and the lanes hold {depth}", plan.messages).into());
     }
@@ -190,20 +203,20 @@ async fn carry<W>(
 /// Lets the client finish what it holds, then ends it; what is left in the lanes.
 async fn end(stage: &Stage, plan: Plan, client: &mut Process, control: Option<Process>) -> u64 {
     // What is left after the wait is told as such.
-    let _ = stage.until("the lanes are empty", async |stage| stage.depth(plan.mix).await == 0).await;
+    let _ = stage.until("the lanes are empty", async |stage| stage.depth(plan).await == 0).await;
     client.term();
     client.wait(PATIENCE).await;
     if let Some(mut control) = control {
         control.term();
         control.wait(PATIENCE).await;
     }
-    stage.depth(plan.mix).await
+    stage.depth(plan).await
 }
 
 fn describe(stage: &Stage, client: &Process, which: Client, error: &Failure) -> Failure {
     let words = match which {
         Client::Bare => client.stderr_lines().join("\n"),
-        Client::Worker => stage.last_words("worker"),
+        Client::Worker | Client::Embedded => stage.last_words(which.log()),
     };
     format!("{which}: {error}; its last words:\n{words}").into()
 }

@@ -8,8 +8,9 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use paceline_broker::{
-    Names,
-    rabbitmq::{Options, RabbitMq as Broker},
+    Broker, Names, Topology,
+    rabbitmq::{Options, RabbitMq as RabbitMqBroker},
+    spool::{self, Spool},
 };
 use paceline_testkit::{Launch, Port, Postgres, Process, RabbitMq, Redis, find};
 use reqwest::Client;
@@ -19,7 +20,8 @@ use tempfile::TempDir;
 use crate::{
     Failure,
     cpu::{Cpu, Who},
-    mail::{DESTINATIONS, Mix},
+    mail::DESTINATIONS,
+    run::{Client as Side, Plan},
 };
 
 /// Exchanges and queues begin with it.
@@ -38,7 +40,8 @@ pub(crate) struct Stage {
     /// URL of the virtual host used.
     pub(crate) vhost: String,
     pub(crate) names: Names,
-    pub(crate) broker: Broker,
+    rabbitmq_broker: RabbitMqBroker,
+    spool: Spool,
     sandbox: Process,
     sandbox_url: String,
     http: Client,
@@ -82,7 +85,11 @@ impl Stage {
         let config = configuration(&vhost, &redis.url(), &postgres.url(), &sandbox_url);
         std::fs::write(dir.path().join("paceline.toml"), config)?;
         let options = Options { urls: vec![vhost.clone()], prefix: PREFIX.to_owned(), name: "paceline bench".to_owned() };
-        let broker = Broker::start(options).map_err(|error| error.to_string())?;
+        let rabbitmq_broker = RabbitMqBroker::start(options).map_err(|error| error.to_string())?;
+        let embedded = dir.path().join("embedded");
+        std::fs::create_dir(&embedded)?;
+        let spool = Spool::open(spool::Options { path: embedded.join("spool.db"), prefix: PREFIX.to_owned() })
+            .map_err(|error| error.to_string())?;
         // Even plain HTTP needs one to be named.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = Client::builder().no_proxy().tls_certs_only([]).build()?;
@@ -92,7 +99,8 @@ impl Stage {
             _postgres: postgres,
             vhost,
             names: Names::new(PREFIX),
-            broker,
+            rabbitmq_broker,
+            spool,
             sandbox,
             sandbox_url,
             http,
@@ -110,22 +118,33 @@ impl Stage {
     }
 
     /// The bare loop over the lanes that get mail.
-    pub(crate) fn bare(&self, mix: Mix, messages: u32) -> Process {
+    pub(crate) fn bare(&self, mix: crate::mail::Mix, messages: u32) -> Process {
         let url = format!("{}/v3/mail/send", self.sandbox_url);
         let queues = mix.lanes().into_iter().map(|lane| self.names.lane(&lane));
         let arguments = ["--broker", &self.vhost, "--url", &url, "--messages", &messages.to_string()].map(str::to_owned);
         Launch::built("bare").args(arguments.into_iter().chain(queues)).spawn()
     }
 
-    /// One of `paceline`'s daemons, with its log in a file as a pod's would be, not in this program's hands.
+    /// Where `client` takes its mail from.
+    pub(crate) fn broker(&self, client: Side) -> &dyn Broker {
+        match client {
+            Side::Bare | Side::Worker => &self.rabbitmq_broker,
+            Side::Embedded => &self.spool,
+        }
+    }
+
+    /// One of `paceline`'s daemons (`worker`, `control`, or `embedded` for the worker on embedded parts), with its log in a file as a pod's would be, not in this program's hands.
     pub(crate) fn daemon(&self, command: &str) -> Process {
-        Launch::program("/bin/sh".as_ref())
+        let launch = Launch::program("/bin/sh".as_ref())
             .args(["-c", "exec \"$0\" \"$@\" >\"$LOG\" 2>&1"])
             .args([self.program("paceline")])
-            .args([command, "--config"])
+            .args([if command == "embedded" { "worker" } else { command }, "--config"])
             .args([self.dir.path().join("paceline.toml")])
-            .env("LOG", self.log(command))
-            .spawn()
+            .env("LOG", self.log(command));
+        match command {
+            "embedded" => launch.args(["--embedded".into(), self.dir.path().join("embedded")]).spawn(),
+            _ => launch.spawn(),
+        }
     }
 
     /// A program built along with this one.
@@ -172,7 +191,14 @@ impl Stage {
     }
 
     /// Messages in the lanes that get mail, held ones included.
-    pub(crate) async fn depth(&self, mix: Mix) -> u64 {
+    pub(crate) async fn depth(&self, Plan { client, mix, .. }: Plan) -> u64 {
+        if client == Side::Embedded {
+            let mut depth = 0;
+            for lane in mix.lanes() {
+                depth += self.spool.depth(&self.names.lane(&lane)).await.unwrap_or(u64::MAX / 100);
+            }
+            return depth;
+        }
         let queues = self.rabbitmq.queues(&self.vhost).await;
         mix.lanes().iter().filter_map(|lane| queues.get(&self.names.lane(lane))).map(|queue| queue.messages).sum()
     }
@@ -204,7 +230,12 @@ impl Stage {
     async fn declare(&self) -> Result<(), Failure> {
         let config = self.dir.path().join("paceline.toml");
         let applied = Launch::paceline().args(["topology", "apply", "--config"]).args([config]).run(PATIENCE).await;
-        if applied.status.success() { Ok(()) } else { Err(format!("topology apply: {}", applied.stderr).into()) }
+        if !applied.status.success() {
+            return Err(format!("topology apply: {}", applied.stderr).into());
+        }
+        let destinations = DESTINATIONS.map(|(name, domain)| (name, [domain]));
+        self.spool.apply(&Topology::new(PREFIX, destinations)).await?;
+        Ok(())
     }
 
     /// The end of a daemon's log.

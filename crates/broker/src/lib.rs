@@ -1,8 +1,9 @@
 //! The message broker port, its adapters, and the topology as data.
 //!
 //! [`Broker`] is what the rest of Paceline knows of a broker: queues that are consumed with a prefetch, settled by
-//! [`Settle`], and published to with a confirm. [`rabbitmq`] is the real one, [`memory`] keeps everything in the
-//! process. [`topology`] says which exchanges, queues and bindings there are, and nothing else in the code base does.
+//! [`Settle`], and published to with a confirm. [`rabbitmq`] is the real one, [`spool`] the embedded
+//! one in a file, [`memory`] keeps everything in the process. [`topology`] says which exchanges, queues and bindings there
+//! are, and nothing else in the code base does.
 //!
 //! Promises, kept by every adapter and checked by one conformance suite:
 //! - [`Broker::publish`] returns `Ok` only when the broker has taken responsibility for the message.
@@ -17,6 +18,7 @@ mod error;
 pub mod memory;
 mod message;
 pub mod rabbitmq;
+pub mod spool;
 pub mod topology;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@
 
 mod definitions;
 mod queues;
-mod routing;
+pub(crate) mod routing;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -6,20 +6,27 @@
 pub mod args;
 pub mod commands;
 pub mod config;
+mod demo;
 pub mod exit;
+pub mod feedback;
 pub mod logging;
+pub mod node;
+pub mod orders;
 pub mod output;
 pub mod services;
 pub mod signals;
+pub mod suppressions;
 
 use std::{
     io::{self, Write},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
     process::ExitCode,
 };
 
 use args::{Cli, Command, Global};
 use clap::Parser;
-use config::{Config, Problem};
+use config::{Config, ConfigError, Problem};
 use exit::Failure;
 use output::Format;
 
@@ -41,13 +48,21 @@ pub fn main() -> ExitCode {
 async fn run(Cli { global, command }: Cli) -> Result<(), Failure> {
     let format = global.output.unwrap_or(Format::Table);
     let level = global.log_level.as_deref();
-    let load = || Config::load(global.config.as_deref());
+    let load = || configuration(&global);
     match command {
-        Command::Worker => commands::worker::run(&service(&global)?).await,
+        Command::Demo(args) => commands::demo::run(args, format, level).await,
+        Command::Worker => {
+            let config = service(&global)?;
+            global.embedded.as_deref().map_or(Ok(()), own_directory)?;
+            commands::worker::run(&config).await
+        }
         Command::Control => commands::control::run(&service(&global)?).await,
         Command::Sandbox(args) => commands::sandbox::run(&args, format, level).await,
         Command::CheckConfig => commands::check_config::run(load(), format),
+        Command::Completions(args) => commands::completions::run(&args),
+        Command::Healthcheck(args) => commands::healthcheck::run(load, &args, format).await,
         Command::Classify(args) => commands::classify::run(&load()?, &args, global.output),
+        Command::Reply(args) => commands::reply::run(&load()?, &args),
         Command::Send(args) => {
             logging::command(level)?;
             commands::send::run(&load()?, &args, format).await
@@ -60,12 +75,35 @@ async fn run(Cli { global, command }: Cli) -> Result<(), Failure> {
             logging::command(level)?;
             commands::dlq::run(&load()?, &command, format).await
         }
+        Command::Cancel(args) => {
+            logging::command(level)?;
+            commands::cancel::run(&load()?, &args, format).await
+        }
+        Command::Suppress(command) => {
+            logging::command(level)?;
+            commands::suppress::run(&load()?, &command, format).await
+        }
     }
+}
+
+/// What the file, the environment and the command line say.
+fn configuration(global: &Global) -> Result<Config, ConfigError> {
+    let config = Config::load(global.config.as_deref())?;
+    Ok(match &global.embedded {
+        Some(dir) => config.embedded(dir),
+        None => config,
+    })
+}
+
+/// Makes the directory of the embedded parts where it is not there: for this user alone, as mail is kept in it.
+fn own_directory(dir: &Path) -> Result<(), Failure> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|e| Failure::failed(format!("--embedded: the directory {} cannot be made: {e}", dir.display())))
 }
 
 /// The configuration of a service, with its log set up and its warnings in it.
 fn service(global: &Global) -> Result<Config, Failure> {
-    let config = Config::load(global.config.as_deref())?;
+    let config = configuration(global)?;
     logging::service(&config.log, global.log_level.as_deref())?;
     for Problem { origin, key, problem } in &config.warnings {
         tracing::warn!(place = %origin, key, "{key}: {problem}");

@@ -5,23 +5,27 @@ use std::sync::Arc;
 use paceline_broker::{
     Broker, Topology,
     rabbitmq::{self, RabbitMq},
+    spool::{self, Spool},
 };
+use paceline_dlq::AutoSuppress;
 use paceline_limiter::{
     Limiter,
     fleet::{Fleet, LocalFleet, RedisFleet},
-    ledger::{Ledger, LocalLedger, RedisLedger},
+    ledger::{Ledger, LocalLedger, RedisLedger, SqliteLedger},
     local::LocalLimiter,
     redis::{RedisClient, RedisLimiter},
 };
-use paceline_store::{Options, PostgresStore, Store};
+use paceline_store::{Options, PostgresStore, SqliteStore, Store};
 
-use crate::config::{Config, LimitsUrl};
+use crate::config::{BrokerUrl, Config, LimitsUrl, StoreUrl};
 
 /// Why a service cannot be set up from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     #[error("broker.url: {0}")]
     Broker(#[from] rabbitmq::BadAddress),
+    #[error("broker.url: {0}")]
+    Spool(#[from] spool::OpenError),
     #[error("limits.url: {0}")]
     Limits(#[from] paceline_limiter::LimiterError),
     #[error("store.url: {0}")]
@@ -30,12 +34,14 @@ pub enum ServiceError {
 
 /// The broker, connecting in the background. `role` is shown in RabbitMQ's list of connections.
 pub fn broker(config: &Config, role: &str) -> Result<Arc<dyn Broker>, ServiceError> {
-    let options = rabbitmq::Options {
-        urls: config.broker.urls.iter().map(|u| u.expose().to_owned()).collect(),
-        prefix: config.broker.prefix.clone(),
-        name: format!("paceline {role}"),
-    };
-    Ok(Arc::new(RabbitMq::start(options)?))
+    let prefix = config.broker.prefix.clone();
+    match &config.broker.url {
+        BrokerUrl::RabbitMq(addresses) => {
+            let urls = addresses.iter().map(|u| u.expose().to_owned()).collect();
+            Ok(Arc::new(RabbitMq::start(rabbitmq::Options { urls, prefix, name: format!("paceline {role}") })?))
+        }
+        BrokerUrl::Spool(path) => Ok(Arc::new(Spool::open(spool::Options { path: path.clone(), prefix })?)),
+    }
 }
 
 /// What must exist on the broker.
@@ -51,13 +57,17 @@ pub struct Shared {
     pub fleet: Arc<dyn Fleet>,
 }
 
-/// The shared state, connecting on first use.
+/// The shared state, connecting on first use. A file of claims belongs to one worker at a time: it is opened by the one
+/// that consumes.
 pub fn shared(config: &Config) -> Result<Shared, ServiceError> {
     let window = config.dedup.window;
     Ok(match &config.limits.url {
-        LimitsUrl::Local => Shared {
+        LimitsUrl::Local { claims } => Shared {
             limiter: Arc::new(LocalLimiter::new()),
-            ledger: Arc::new(LocalLedger::new(window)),
+            ledger: match claims {
+                Some(path) => Arc::new(SqliteLedger::open(path, window)?),
+                None => Arc::new(LocalLedger::new(window)),
+            },
             fleet: Arc::new(LocalFleet::new()),
         },
         LimitsUrl::Redis(url) => {
@@ -71,7 +81,16 @@ pub fn shared(config: &Config) -> Result<Shared, ServiceError> {
     })
 }
 
+/// What puts refused recipients on the suppression list, where that is to happen by itself.
+pub fn auto_suppress(config: &Config, store: &Arc<dyn Store>) -> Option<AutoSuppress> {
+    let list = || AutoSuppress { list: store.clone(), repeats: config.suppression.repeats };
+    config.suppression.auto.then(list)
+}
+
 /// The store, connecting on first use.
 pub fn store(config: &Config) -> Result<Arc<dyn Store>, ServiceError> {
-    Ok(Arc::new(PostgresStore::new(config.store.url.expose(), Options::default())?))
+    match &config.store.url {
+        StoreUrl::Postgres(url) => Ok(Arc::new(PostgresStore::new(url.expose(), Options::default())?)),
+        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::at(path, Options::default()))),
+    }
 }

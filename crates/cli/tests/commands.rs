@@ -89,6 +89,39 @@ fn where_the_configuration_comes_from() {
 }
 
 #[test]
+fn reply() {
+    let said = paceline_in(
+        &ops(),
+        // One object a line, whatever format is asked for.
+        &["reply", "-", "--output", "json"],
+        &[],
+        "450 4.2.0 Greylisted, try again in 90 seconds\r\n\n550 5.1.1 User unknown\n\u{e9}\u{1b}[2J",
+    );
+    assert_eq!((said.status, said.stderr.as_str()), (0, ""));
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(
+        lines[0],
+        r#"{"category":"greylisted","scope":"recipient","retry_after_s":90,"action":"retry","rule":"greylisted"}"#
+    );
+    assert!(lines[1].contains(r#""category":"other""#) && lines[1].contains(r#""rule":"unclear""#), "{said:?}");
+    assert!(lines[2].contains(r#""retry_after_s":null,"action":"suppress","rule":"recipient_unknown""#), "{said:?}");
+    assert_eq!(lines.len(), 4);
+
+    // One's own rules come first, from a file too; its last line has no line break.
+    let dir = tempfile::tempdir().unwrap();
+    let rule =
+        "[[reply_rule]]\nname = \"mine\"\ncode = [550]\ntext = \"user unknown\"\ncategory = \"temporary\"\nwait = \"2min\"\n";
+    std::fs::write(dir.path().join("paceline.toml"), rule).unwrap();
+    std::fs::write(dir.path().join("replies.txt"), b"550 User unknown\n551 User unknown \xff").unwrap();
+    let said = paceline_in(dir.path(), &["reply", "replies.txt"], &[], "");
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(lines[0], r#"{"category":"temporary","scope":"destination","retry_after_s":120,"action":"retry","rule":"mine"}"#);
+    assert!(lines[1].contains("recipient_permanent") && lines.len() == 2, "{said:?}");
+    assert_eq!(paceline_in(dir.path(), &["reply", "none.txt"], &[], "").status, 1);
+    assert_eq!(paceline_in(dir.path(), &["reply", "-"], &[], "").stdout, "");
+}
+
+#[test]
 fn classify() {
     let said = paceline(&["classify", "examples/messages.ndjson"]);
     assert_eq!((said.status, said.stderr.as_str()), (0, ""));

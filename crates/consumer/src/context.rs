@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route};
 use paceline_classifier::Classifier;
-use paceline_core::{Lane, Outcome, Rejected, Scope, Timestamp, event::Event};
+use paceline_core::{CancelSet, Lane, Outcome, Rejected, Scope, SuppressionSet, Timestamp, event::Event};
 use paceline_limiter::{LimiterError, clock::ServerClock, ledger::Ledger};
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
@@ -39,6 +39,10 @@ pub(crate) struct Context {
     pub(crate) tasks: TaskTracker,
     /// Ids of the messages whose handler runs.
     pub(crate) present: Mutex<HashSet<Arc<str>>>,
+    /// Operators' orders not to send.
+    pub(crate) cancels: watch::Receiver<Arc<CancelSet>>,
+    /// Recipients that must not be mailed.
+    pub(crate) suppressions: watch::Receiver<Arc<SuppressionSet>>,
     /// What keeps the limiter or the ledger from answering, if anything does.
     pub(crate) limits_fault: watch::Sender<Option<String>>,
     /// The limiter's clock, once it has answered.

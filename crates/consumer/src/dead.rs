@@ -1,6 +1,8 @@
 //! Dead letters as the worker writes them.
 
-use paceline_core::{DeadLetter, EmailAddress, InvalidMessage, Journey, LastError, Message, ProviderAnswer, Reason, Timestamp};
+use paceline_core::{
+    DeadLetter, EmailAddress, InvalidMessage, Journey, LastError, Message, ProviderAnswer, Reason, Timestamp, suppression::Kind,
+};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::item::Item;
@@ -22,19 +24,49 @@ pub(crate) fn whole(item: &Item, message: Option<&Message>, account: &str, reaso
     letter(item, message, account, reason, now, message.and_then(|m| m.to.first()).map(|m| &m.email), "")
 }
 
-/// One recipient of several is given up on.
-pub(crate) fn recipient(
+/// One recipient of several is given up on, as a provider answered.
+pub(crate) fn rejected(
+    item: &Item,
+    message: &Message,
+    account: &str,
+    now: Timestamp,
+    (address, answer): (&EmailAddress, &ProviderAnswer),
+) -> DeadLetter {
+    let letter = recipient(item, message, account, Reason::RejectedRecipient, now, address);
+    DeadLetter { last_error: Some((&LastError::from(answer)).into()), ..letter }
+}
+
+/// One recipient of several is on the suppression list.
+pub(crate) fn suppressed(
+    item: &Item,
+    message: &Message,
+    account: &str,
+    now: Timestamp,
+    (address, kind): (&EmailAddress, Kind),
+) -> DeadLetter {
+    let letter = recipient(item, message, account, Reason::Suppressed, now, address);
+    DeadLetter { detail: Some(listed(kind)), last_error: None, ..letter }
+}
+
+/// All recipients are on the suppression list, the first `to` as an entry of this kind.
+pub(crate) fn all_suppressed(item: &Item, message: &Message, account: &str, now: Timestamp, kind: Kind) -> DeadLetter {
+    let letter = whole(item, Some(message), account, Reason::Suppressed, now);
+    DeadLetter { detail: Some(listed(kind)), last_error: None, ..letter }
+}
+
+fn listed(kind: Kind) -> String {
+    format!("on the suppression list, as a {kind} entry")
+}
+
+fn recipient(
     item: &Item,
     message: &Message,
     account: &str,
     reason: Reason,
     now: Timestamp,
-    (address, answer): (&EmailAddress, &ProviderAnswer),
+    address: &EmailAddress,
 ) -> DeadLetter {
-    let whose = address.to_string();
-    let mut letter = letter(item, Some(message), account, reason, now, Some(address), &whose);
-    letter.last_error = Some((&LastError::from(answer)).into());
-    letter
+    letter(item, Some(message), account, reason, now, Some(address), &address.to_string())
 }
 
 fn letter(

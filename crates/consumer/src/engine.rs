@@ -1,16 +1,20 @@
 //! The engine: the one task that holds all waiting messages, asks the limiter, and sets granted ones going.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use paceline_broker::Purpose;
-use paceline_core::{Reason, Timestamp};
+use paceline_core::{CancelSet, Reason, Timestamp};
 use paceline_limiter::{
-    Limiter, LimiterError, Reply, Why,
+    BucketSpec, Kind, Limiter, LimiterError, Reply, Why,
     clock::ServerClock,
     pacer::{Call, Head, Pacer},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, interval, sleep, sleep_until},
 };
@@ -21,6 +25,7 @@ use crate::{
     lane::{Command, LaneHandle},
     metrics::LaneLabels,
     pipeline::{self, Grant},
+    slots::Lease,
 };
 
 /// What the engine is told.
@@ -35,15 +40,19 @@ pub(crate) enum Input {
     TakeBack { lane: usize, reply: oneshot::Sender<Vec<Item>> },
     /// A scope said "slow down".
     Hold { bucket: Arc<str>, wait: Duration },
+    /// A granted message's call has ended, or was not made: the fleet's slots it held are free.
+    Ended { buckets: Arc<[BucketSpec]> },
     /// No more grants: the worker drains.
     Stop { reply: oneshot::Sender<()> },
+    /// Answered when the limiter has been told of every call that has ended.
+    Told { reply: oneshot::Sender<()> },
 }
 
 /// A lane whose head waits longer than this gives its mail back to the broker and rests.
 const REST: Duration = Duration::from_secs(10);
 /// No rest is longer: limits may change meanwhile.
 const REST_MOST: Duration = Duration::from_secs(60);
-/// Mail of a mixed lane that waits longer than this is parked on the ladder for its turn.
+/// Mail that a limit narrower than its lane keeps for longer than this is parked on the ladder for its turn.
 const PARK: Duration = paceline_core::lane::HOLD_MAX;
 /// Turns on the ladder are at most so far ahead, so that nothing is nailed to an old rate.
 const TURN_MOST: Duration = Duration::from_secs(60);
@@ -61,8 +70,12 @@ pub(crate) struct Engine {
     /// Messages ended, sampled over the last tenth of a second.
     ended: VecDeque<(Instant, u64)>,
     stopped: bool,
+    told: Option<oneshot::Sender<()>>,
+    /// The limiter said that its past is lost.
+    past_lost: bool,
     /// When the first of the mail held for each lane expires, or earlier.
     expiries: Vec<Option<Timestamp>>,
+    cancels: watch::Receiver<Arc<CancelSet>>,
 }
 
 impl Engine {
@@ -70,7 +83,20 @@ impl Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
         let lost = vec![0; lanes.len()];
         let expiries = vec![None; lanes.len()];
-        Engine { cx, limiter, pacer, lanes, lost, ended: VecDeque::new(), stopped: false, expiries }
+        let cancels = cx.cancels.clone();
+        Engine {
+            cx,
+            limiter,
+            pacer,
+            lanes,
+            lost,
+            ended: VecDeque::new(),
+            stopped: false,
+            told: None,
+            past_lost: false,
+            expiries,
+            cancels,
+        }
     }
 
     /// Runs until every sender of `inputs` is gone.
@@ -82,10 +108,21 @@ impl Engine {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now_us = self.now_us();
-            let wake = if call.is_some() || self.stopped { None } else { self.pacer.next_call_at(now_us) };
+            let wake = match (call.is_some(), self.stopped) {
+                (true, _) => None,
+                (false, false) => self.pacer.next_call_at(now_us),
+                // Nothing is asked any more, but others wait for what ends here.
+                (false, true) => self.pacer.report_at(now_us),
+            };
+            if call.is_none()
+                && self.pacer.report_at(now_us).is_none()
+                && let Some(reply) = self.told.take()
+            {
+                let _ = reply.send(());
+            }
             let mut starved = false;
             if wake.is_some_and(|at| at <= now_us) {
-                let wanted = self.wanted();
+                let wanted = if self.stopped { 0 } else { self.wanted() };
                 match self.pacer.begin(now_us, wanted) {
                     Some(ask) => call = Some(self.ask(ask)),
                     None => starved = true,
@@ -159,6 +196,14 @@ impl Engine {
         match reply {
             Ok(reply) => {
                 self.observe_clock(reply.now_us, at);
+                if std::mem::replace(&mut self.past_lost, reply.lost) != reply.lost {
+                    match reply.lost {
+                        true => {
+                            tracing::error!("the limits' state is lost: quotas stay closed until they are told what was sent")
+                        }
+                        false => tracing::info!("the limits have their past again"),
+                    }
+                }
                 let wasted = self.pacer.wasted();
                 for granted in self.pacer.complete(call, &reply) {
                     let ahead = Duration::from_micros(granted.date_us.saturating_sub(reply.now_us));
@@ -166,7 +211,7 @@ impl Engine {
                     if let Some(wait) = &self.cx.metrics.limiter_wait {
                         wait.observe((grant.at - granted.handle.arrived).as_secs_f64());
                     }
-                    let slot = self.cx.slots.granted();
+                    let slot = self.cx.slots.granted(self.lease(&granted.handle));
                     self.cx.tasks.spawn(pipeline::run(self.cx.clone(), granted.handle, grant, slot));
                 }
                 self.cx.metrics.void_grants.inc_by(self.pacer.wasted() - wasted);
@@ -180,6 +225,16 @@ impl Engine {
         }
     }
 
+    /// What gives the fleet's slots back that a granted message holds, if it holds any.
+    fn lease(&self, item: &Item) -> Option<Lease> {
+        let holds = item.buckets.iter().any(|b| matches!(b.kind, Kind::Slots { .. }));
+        holds.then(|| {
+            let (buckets, engine) = (item.buckets.clone(), self.cx.engine.clone());
+            let give_back = move || drop(engine.send(Input::Ended { buckets }));
+            Box::new(give_back) as Lease
+        })
+    }
+
     fn input(&mut self, input: Input) {
         match input {
             Input::Ready(item) | Input::Back(item) => {
@@ -188,7 +243,7 @@ impl Engine {
                 }
                 earliest(&mut self.expiries[item.origin.lane], item.expires_at);
                 let head = Head {
-                    cost: item.cost,
+                    cost: item.cost.clone(),
                     class: item.lane.class,
                     destination: item.lane.destination.clone(),
                     buckets: item.buckets.clone(),
@@ -213,6 +268,11 @@ impl Engine {
                 let now_us = self.now_us();
                 self.pacer.hold_bucket(&bucket, now_us + wait.as_micros() as u64, now_us);
             }
+            Input::Ended { buckets } => {
+                let now_us = self.now_us();
+                self.pacer.release(&buckets, now_us);
+            }
+            Input::Told { reply } => self.told = Some(reply),
             Input::Stop { reply } => {
                 self.stopped = true;
                 let _ = reply.send(());
@@ -233,31 +293,24 @@ impl Engine {
         self.cx.slots.wanted((ended - before) as usize)
     }
 
-    /// Mixed lanes: what must wait long would keep others from being looked at, so it is parked for its turn.
+    /// What a limit narrower than its lane keeps for long would keep the rest of the lane from being looked at, so it is
+    /// parked for its turn.
     fn park(&mut self) {
         let now_us = self.now_us();
-        for lane in self.lanes.iter().filter(|l| l.mixed) {
-            if self.pacer.held(&lane.key) == 0 {
-                continue;
-            }
-            let mut turns: std::collections::HashMap<Arc<str>, u64> = std::collections::HashMap::new();
-            let mut due = Vec::new();
-            let waiting = self.pacer.take_where(&lane.key, |item, hint| {
-                let Some(hint) = hint.filter(|h| h.retry_at_us > now_us + PARK.as_micros() as u64) else { return false };
-                // One after another, each a token later than the one before.
-                let interval = item.buckets.iter().find(|b| b.key == hint.bucket).map_or(0, |b| b.interval_us);
-                let turn = turns.entry(hint.bucket.clone()).or_insert(hint.retry_at_us);
-                due.push(*turn);
-                *turn += interval.saturating_mul(u64::from(item.cost));
-                true
-            });
-            // `take_where` visits each flow in order but returns all by order of arrival; turns are per bucket and ascending,
-            // so any assignment of a bucket's turns to its messages serves, as long as each turn is used once.
-            for (mut item, due_us) in waiting.into_iter().zip(due) {
-                let wait = Duration::from_micros(due_us.saturating_sub(now_us)).min(TURN_MOST);
-                item.journey.not_before = Some(self.cx.now() + wait);
-                let cx = self.cx.clone();
-                self.cx.tasks.spawn(async move { pipeline::pass_on(&cx, item, Purpose::Delay).await });
+        for lane in self.lanes.iter() {
+            let mut turns: HashMap<Arc<str>, u64> = HashMap::new();
+            for (hint, items) in self.pacer.take_narrow(&lane.key, now_us + PARK.as_micros() as u64) {
+                for mut item in items {
+                    // One after another, each its cost later than the one before.
+                    let binding = item.buckets.iter().position(|b| b.key == hint.bucket);
+                    let takes = binding.map_or(0, |k| item.buckets[k].interval_us().saturating_mul(item.cost.at(k)));
+                    let turn = turns.entry(hint.bucket.clone()).or_insert(hint.retry_at_us);
+                    let wait = Duration::from_micros(turn.saturating_sub(now_us)).min(TURN_MOST);
+                    *turn = turn.saturating_add(takes);
+                    item.journey.not_before = Some(self.cx.now() + wait);
+                    let cx = self.cx.clone();
+                    self.cx.tasks.spawn(async move { pipeline::pass_on(&cx, item, Purpose::Delay).await });
+                }
             }
         }
     }
@@ -284,9 +337,25 @@ impl Engine {
         }
     }
 
+    /// Gives up on what waits here and was cancelled, as soon as the orders have changed.
+    fn cancel(&mut self) {
+        if !self.cancels.has_changed().unwrap_or(false) {
+            return;
+        }
+        let (orders, now) = (self.cancels.borrow_and_update().clone(), self.cx.now());
+        let max_bytes = self.cx.settings.max_message_bytes;
+        for lane in self.lanes.iter() {
+            for item in self.pacer.take_where(&lane.key, |item, _| item.cancelled(&orders, max_bytes, now)) {
+                let cx = self.cx.clone();
+                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, Reason::Cancelled).await });
+            }
+        }
+    }
+
     /// Now and then: lanes that cannot move for long go to rest.
     fn tick(&mut self) {
         self.expire();
+        self.cancel();
         let now_us = self.now_us();
         for lane in self.lanes.iter() {
             let held = self.pacer.held(&lane.key);
@@ -295,12 +364,13 @@ impl Engine {
                 self.cx.metrics.held.get_or_create(&labels).set(held as i64);
             }
             lane.note_held(held);
-            if held == 0 || lane.mixed || self.stopped {
+            if held == 0 || self.stopped {
                 continue;
             }
             let Some(hint) = self.pacer.hint(&lane.key) else { continue };
             let wait = Duration::from_micros(hint.retry_at_us.saturating_sub(now_us));
-            if wait > REST && matches!(hint.why, Why::Date | Why::Hold) {
+            // What a narrower limit keeps is parked instead.
+            if wait > REST && !hint.narrow && matches!(hint.why, Why::Date | Why::Quota | Why::Ticket | Why::Hold) {
                 tracing::info!(
                     lane = &*lane.key,
                     binding = &*hint.bucket,

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use paceline_broker::{Delivery, Properties, header_text};
 use paceline_classifier::Classifier;
-use paceline_core::{Domain, InvalidMessage, Journey, Lane, Message, Reason, Timestamp, lane::HOLD_MAX};
-use paceline_limiter::BucketSpec;
+use paceline_core::{
+    CancelSet, Domain, InvalidMessage, Journey, Lane, Message, Reason, SuppressionSet, Timestamp, lane::HOLD_MAX,
+};
+use paceline_limiter::{BucketSpec, Cost};
+use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     item::{Item, KEEP_PARSED, Origin},
-    limits::Limits,
+    limits::{self, Limits},
 };
 
 /// What to do with a delivery.
@@ -25,6 +28,8 @@ pub(crate) enum Verdict {
     Reroute(Item),
     /// Given up on before any call.
     Dead(Item, Reason),
+    /// None of its recipients may be mailed.
+    Suppressed(Item),
     /// Not a message.
     Invalid(Delivery, Journey, InvalidMessage),
 }
@@ -36,6 +41,8 @@ pub(crate) struct Intake {
     /// Account names, in the order of preference.
     pub(crate) accounts: Vec<Arc<str>>,
     pub(crate) max_message_bytes: usize,
+    pub(crate) cancels: watch::Receiver<Arc<CancelSet>>,
+    pub(crate) suppressions: watch::Receiver<Arc<SuppressionSet>>,
 }
 
 impl Intake {
@@ -57,11 +64,23 @@ impl Intake {
             },
         };
         let classified = self.classifier.classify(&message, &delivery.routing_key);
-        let buckets = self.limits.buckets(account, &message, &self.classifier);
+        let charges = self.limits.of(account, &message, &self.classifier);
+        if let Some(quota) = limits::too_large_for(&charges) {
+            let problem = format!("more recipients than the quota {quota} ever allows");
+            return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem));
+        }
+        let suppressed = self.suppressions.borrow().holds_back_all(&message, classified.lane.class, now);
         let not_before = journey.not_before.max(message.not_before);
-        let mut item = self.item(delivery, origin, classified.lane, journey, account, buckets, message);
+        let mut item = self.item(delivery, origin, classified.lane, journey, account, charges, message);
         if item.expired(now) {
             return Verdict::Dead(item, Reason::Expired);
+        }
+        if item.cancelled(&self.cancels.borrow(), self.max_message_bytes, now) {
+            return Verdict::Dead(item, Reason::Cancelled);
+        }
+        // Without waiting for a turn, and without taking one from mail that goes out.
+        if suppressed {
+            return Verdict::Suppressed(item);
         }
         if lane != Some(&item.lane) {
             return Verdict::Reroute(item);
@@ -83,7 +102,7 @@ impl Intake {
         lane: Lane,
         journey: Journey,
         account: usize,
-        buckets: Arc<[BucketSpec]>,
+        (buckets, cost): (Arc<[BucketSpec]>, Cost),
         message: Message,
     ) -> Item {
         let domain: Domain = message.domain().clone();
@@ -99,7 +118,8 @@ impl Intake {
             expires_at: message.expires_at,
             account,
             buckets,
-            cost: u32::try_from(message.recipient_count()).unwrap_or(u32::MAX),
+            cost,
+            recipients: message.recipient_count(),
             parsed: (delivery.body.len() <= KEEP_PARSED).then(|| Box::new(message)),
             body: delivery.body,
             properties: delivery.properties,

@@ -1,11 +1,11 @@
 //! A message in this worker's hands.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use paceline_broker::{Properties, Settle};
-use paceline_core::{Domain, InvalidMessage, Journey, Lane, Message, Timestamp};
-use paceline_limiter::BucketSpec;
+use paceline_core::{CancelSet, Domain, InvalidMessage, Journey, Lane, Message, Timestamp};
+use paceline_limiter::{BucketSpec, Cost};
 
 /// A body up to this many bytes is kept parsed while it waits; a larger one is parsed again when its turn comes.
 pub(crate) const KEEP_PARSED: usize = 64 << 10;
@@ -37,7 +37,8 @@ pub(crate) struct Item {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) account: usize,
     pub(crate) buckets: Arc<[BucketSpec]>,
-    pub(crate) cost: u32,
+    pub(crate) cost: Cost,
+    pub(crate) recipients: usize,
 }
 
 impl Item {
@@ -46,6 +47,27 @@ impl Item {
         match self.parsed.take() {
             Some(message) => Ok(message),
             None => Message::parse(&self.body, self.properties.message_id.as_deref(), max_bytes).map(Box::new),
+        }
+    }
+
+    /// The message's id; of a replay with its batch: a provider that honours the key would take it for the original, or
+    /// for what went to other recipients of it.
+    pub(crate) fn idempotency_key(&self) -> Cow<'_, str> {
+        match &self.journey.replay {
+            None => Cow::Borrowed(&self.id),
+            Some(replay) => Cow::Owned(format!("{}.{replay}", self.id)),
+        }
+    }
+
+    /// Whether an operator has ordered not to send it.
+    pub(crate) fn cancelled(&self, orders: &CancelSet, max_bytes: usize, now: Timestamp) -> bool {
+        if orders.is_empty() {
+            return false;
+        }
+        match &self.parsed {
+            Some(message) => orders.covers(message, &self.journey, now),
+            None => Message::parse(&self.body, self.properties.message_id.as_deref(), max_bytes)
+                .is_ok_and(|message| orders.covers(&message, &self.journey, now)),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::{
     item::{Item, Origin},
     pipeline,
     prefetch::{self, MOST, START, Share, Sizes},
+    suppress,
 };
 
 /// What a lane's task is told.
@@ -40,8 +41,6 @@ pub(crate) struct LaneHandle {
     pub(crate) key: Arc<str>,
     /// `None` for the intake queue.
     pub(crate) lane: Option<Lane>,
-    /// Many domains share it, each with limits of its own.
-    pub(crate) mixed: bool,
     commands: mpsc::Sender<Command>,
     held: AtomicUsize,
 }
@@ -49,8 +48,7 @@ pub(crate) struct LaneHandle {
 impl LaneHandle {
     pub(crate) fn new(key: Arc<str>, lane: Option<Lane>) -> (LaneHandle, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(4);
-        let mixed = lane.as_ref().is_some_and(Lane::is_tail);
-        (LaneHandle { key, lane, mixed, commands, held: AtomicUsize::new(0) }, receiver)
+        (LaneHandle { key, lane, commands, held: AtomicUsize::new(0) }, receiver)
     }
 
     /// Tells the lane's task. A full channel means that it has been told already.
@@ -247,6 +245,10 @@ impl LaneTask {
             Verdict::Dead(item, reason) => {
                 let cx = cx.clone();
                 self.spawn(async move { pipeline::bury(&cx, item, reason).await });
+            }
+            Verdict::Suppressed(item) => {
+                let cx = cx.clone();
+                self.spawn(async move { suppress::whole(cx, item).await });
             }
             Verdict::Invalid(delivery, journey, problem) => {
                 let cx = cx.clone();

@@ -21,6 +21,7 @@ mod prefetch;
 mod settings;
 mod settle;
 mod slots;
+mod suppress;
 
 use std::{
     collections::HashSet,
@@ -30,7 +31,7 @@ use std::{
 
 use paceline_broker::{Broker, Names};
 use paceline_classifier::Classifier;
-use paceline_core::{Class, Lane, lane::TAIL};
+use paceline_core::{CancelSet, Class, Lane, SuppressionSet, lane::TAIL};
 use paceline_limiter::{Limiter, fleet::Fleet, ledger::Ledger};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -50,7 +51,7 @@ use crate::{
 };
 pub use crate::{
     metrics::Metrics,
-    settings::{Account, Destination, Limit, Settings},
+    settings::{Account, Destination, Limit, Named, Settings},
 };
 
 /// What a worker works with.
@@ -60,6 +61,10 @@ pub struct Deps {
     pub ledger: Arc<dyn Ledger>,
     pub fleet: Arc<dyn Fleet>,
     pub classifier: Arc<Classifier>,
+    /// Operators' orders not to send; a change takes effect at once.
+    pub cancels: watch::Receiver<Arc<CancelSet>>,
+    /// Recipients that must not be mailed; a change takes effect at once.
+    pub suppressions: watch::Receiver<Arc<SuppressionSet>>,
     pub metrics: Metrics,
     pub settings: Settings,
 }
@@ -87,13 +92,15 @@ const HEARTBEAT_LIFE: Duration = Duration::from_secs(10);
 impl Worker {
     /// Starts consuming. The topology must be there; services that are away are waited for.
     pub fn start(deps: Deps) -> Worker {
-        let Deps { broker, limiter, ledger, fleet, classifier, metrics, settings } = deps;
+        let Deps { broker, limiter, ledger, fleet, classifier, cancels, suppressions, metrics, settings } = deps;
         let limits = Arc::new(Limits::new(&settings));
         let intake = Arc::new(Intake {
             classifier: classifier.clone(),
             limits: limits.clone(),
             accounts: settings.accounts.iter().map(|a| a.name.clone()).collect(),
             max_message_bytes: settings.max_message_bytes,
+            cancels: cancels.clone(),
+            suppressions: suppressions.clone(),
         });
         let (to_engine, inputs) = mpsc::unbounded_channel();
         let concurrency = settings.accounts.iter().map(|a| a.concurrency);
@@ -106,6 +113,8 @@ impl Worker {
             settler,
             metrics,
             slots,
+            cancels,
+            suppressions,
             engine: to_engine,
             tasks: TaskTracker::new(),
             present: Mutex::new(HashSet::new()),
@@ -174,6 +183,10 @@ impl Worker {
         cx.tasks.close();
         let _ = timeout_at(end, cx.tasks.wait()).await;
         let unfinished = cx.tasks.len();
+        // The slots of the last calls must not wait until their leases run out.
+        let (reply, told) = oneshot::channel();
+        cx.to_engine(Input::Told { reply });
+        let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
         heartbeat.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), fleet.leave(&cx.settings.worker_id)).await;
         engine.abort();

@@ -1,97 +1,228 @@
-//! Which buckets a message touches.
+//! Which limits a message meets, and what it costs each.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use paceline_classifier::Classifier;
-use paceline_core::{Message, Rate, lane::TAIL};
-use paceline_limiter::BucketSpec;
+use paceline_core::{EmailAddress, Message, Rate, lane::TAIL};
+use paceline_limiter::{BucketSpec, Cost, Kind};
+use xxhash_rust::xxh3::xxh3_128;
 
-use crate::settings::{Limit, Settings};
+use crate::settings::{Destination, Limit, Named, Settings};
 
 /// The fleet's limits, as buckets.
 pub(crate) struct Limits {
     accounts: Vec<PerAccount>,
     /// Over all accounts, by destination.
     fleet: HashMap<Arc<str>, BucketSpec>,
+    tenants: HashMap<Arc<str>, Vec<BucketSpec>>,
+    /// By domain or address, in small letters.
+    senders: HashMap<Arc<str>, Vec<BucketSpec>>,
+    recipient: Option<Named>,
     tail: Limit,
-    reserve: f64,
+    make: Make,
 }
 
 struct PerAccount {
     name: Arc<str>,
-    bucket: BucketSpec,
-    /// By destination: the account's own bucket, the destination's, the fleet's, as one ready list.
+    /// What every message through it meets: its rate first.
+    own: Vec<BucketSpec>,
+    /// By destination: what a message there meets, `own` included, as one ready list.
     lists: HashMap<Arc<str>, Arc<[BucketSpec]>>,
 }
 
+/// A lease outlives the longest call by this much: the wait for the grant's date, the claim, the way back.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
 impl Limits {
     pub(crate) fn new(settings: &Settings) -> Limits {
-        let reserve = settings.reserve;
-        let bucket = |key: String, limit: Limit| BucketSpec::new(key, limit.rate, limit.burst, reserve);
+        let make = Make { reserve: settings.reserve, quota_reserve: settings.quota_reserve };
         let fleet: HashMap<_, _> = settings
             .destinations
             .iter()
-            .filter_map(|d| Some((d.name.clone(), bucket(format!("destination:{}", d.name), d.fleet?).shared())))
+            .filter_map(|d| Some((d.name.clone(), make.rate(format!("destination:{}", d.name), d.fleet?).shared())))
             .collect();
         let accounts = settings
             .accounts
             .iter()
             .map(|a| {
-                let own = bucket(format!("account:{}", a.name), a.limit.unwrap_or(UNLIMITED));
-                let list = |d: &crate::settings::Destination| {
-                    let mut list = vec![own.clone()];
-                    list.extend(d.limit.map(|l| bucket(format!("account:{}:destination:{}", a.name, d.name), l)));
+                let key = format!("account:{}", a.name);
+                let life = a.total_timeout + LEASE_MARGIN;
+                let mut own = vec![make.rate(key.clone(), a.limit.unwrap_or(UNLIMITED))];
+                own.extend(make.quotas(&key, &a.quota));
+                own.extend(a.fleet_concurrency.map(|most| slots(&key, most, life)));
+                let list = |d: &Destination| {
+                    let key = format!("{key}:destination:{}", d.name);
+                    // The destination's rate comes second, whether or not it has one: holds find it there.
+                    let mut list = vec![own[0].clone(), make.rate(key.clone(), d.limit.unwrap_or(UNLIMITED))];
                     list.extend(fleet.get(&d.name).cloned());
+                    list.extend(own[1..].iter().cloned());
+                    list.extend(make.quotas(&key, &d.quota));
+                    list.extend(d.concurrency.map(|most| slots(&key, most, life)));
                     (d.name.clone(), list.into())
                 };
-                PerAccount { name: a.name.clone(), lists: settings.destinations.iter().map(list).collect(), bucket: own }
+                PerAccount { name: a.name.clone(), lists: settings.destinations.iter().map(list).collect(), own }
             })
             .collect();
-        Limits { accounts, fleet, tail: settings.tail, reserve }
+        let named = |kind: &str, of: &[Named]| {
+            let buckets = |n: &Named| (n.name.to_lowercase().into(), make.named(&format!("{kind}:{}", n.name.to_lowercase()), n));
+            of.iter().map(buckets).collect()
+        };
+        Limits {
+            accounts,
+            fleet,
+            tenants: named("tenant", &settings.tenants),
+            senders: named("sender", &settings.senders),
+            recipient: settings.recipient.clone(),
+            tail: settings.tail,
+            make,
+        }
     }
 
-    /// The buckets of a message sent through `account`: the account first, then those of every destination and tail
-    /// domain among its recipients. Each is charged for all recipients, so that none is ever exceeded.
-    pub(crate) fn buckets(&self, account: usize, message: &Message, classifier: &Classifier) -> Arc<[BucketSpec]> {
+    /// The buckets of a message sent through `account`: the account first, then its first destination or tail domain,
+    /// then all others; and what it costs each: its own recipients. What only part of the lane's mail meets is narrow.
+    pub(crate) fn of(&self, account: usize, message: &Message, classifier: &Classifier) -> (Arc<[BucketSpec]>, Cost) {
         let of = &self.accounts[account];
+        let recipients = u32::try_from(message.recipient_count()).unwrap_or(u32::MAX);
+        let lookup = |address: &EmailAddress| classifier.destinations().lookup(address.domain());
         let first = classifier.destinations().lookup(message.domain());
-        if message.recipient_count() == 1
+        let personal = self.personal(message);
+        if recipients == 1
+            && personal.is_empty()
+            && self.recipient.is_none()
             && let Some(list) = of.lists.get(&first)
         {
-            return list.clone();
+            return (list.clone(), Cost::All(1));
         }
-        let mut list = vec![of.bucket.clone()];
+        let mut charges = Charges::default();
+        charges.add(&of.own[0], recipients);
         for address in message.recipients() {
-            let destination = classifier.destinations().lookup(address.domain());
+            let destination = lookup(address);
             match of.lists.get(&destination) {
-                Some(known) => known[1..].iter().for_each(|b| push_new(&mut list, b)),
-                None => push_new(&mut list, &self.tail_bucket(&of.name, address.domain().as_str())),
+                Some(list) if destination == first => list[1..].iter().for_each(|b| charges.add(b, 1)),
+                // Another destination's trouble is not this lane's.
+                Some(list) => list[1..].iter().for_each(|b| charges.add(&b.clone().narrow(), 1)),
+                None => {
+                    charges.add(&self.tail_bucket(&of.name, address.domain().as_str()), 1);
+                    of.own[1..].iter().for_each(|b| charges.add(b, 1));
+                }
             }
         }
-        list.into()
+        personal.into_iter().flatten().for_each(|b| charges.add(b, recipients));
+        if let Some(limit) = &self.recipient {
+            for address in message.recipients() {
+                self.make.named(&recipient_key(address), limit).iter().for_each(|b| charges.add(b, 1));
+            }
+        }
+        charges.done()
+    }
+
+    /// What its tenant and sender are held to.
+    fn personal(&self, message: &Message) -> Vec<&Vec<BucketSpec>> {
+        let mut found = Vec::new();
+        if let Some(tenant) = message.tenant.as_deref().filter(|_| !self.tenants.is_empty()) {
+            found.extend(self.tenants.get(&*tenant.to_lowercase()));
+        }
+        if !self.senders.is_empty() {
+            let from = &message.from.email;
+            found.extend(self.senders.get(from.domain().as_str()));
+            found.extend(self.senders.get(&*from.to_string().to_lowercase()));
+        }
+        found
     }
 
     fn tail_bucket(&self, account: &str, domain: &str) -> BucketSpec {
-        BucketSpec::new(format!("account:{account}:domain:{domain}"), self.tail.rate, self.tail.burst, self.reserve)
+        self.make.rate(format!("account:{account}:domain:{domain}"), self.tail).narrow()
     }
 
     /// Recipients a second that one lane can move at most, for sizing what is held.
     pub(crate) fn lane_rate(&self, destination: &str) -> f64 {
-        let per_second = |b: &BucketSpec| 1e6 / b.interval_us as f64;
+        let slowest = |list: &[BucketSpec]| list.iter().map(per_second).fold(f64::MAX, f64::min);
         let accounts = self.accounts.iter().map(|a| {
             let list = if destination == TAIL { None } else { a.lists.get(destination) };
-            list.map_or(per_second(&a.bucket), |l| l.iter().map(per_second).fold(f64::MAX, f64::min))
+            list.map_or(per_second(&a.own[0]), |l| slowest(l))
         });
         let sum: f64 = accounts.sum();
         self.fleet.get(destination).map_or(sum, |f| sum.min(per_second(f)))
     }
 }
 
-/// What an account without a rate gets: the limiter wants every lane to have its account.
+/// A quota that is less than what the message costs it, if there is one: it could never go, and would keep its lane.
+pub(crate) fn too_large_for((buckets, cost): &(Arc<[BucketSpec]>, Cost)) -> Option<Arc<str>> {
+    let fits = |k: usize, bucket: &BucketSpec| match bucket.kind {
+        Kind::Window { limit, .. } => cost.at(k) <= limit,
+        Kind::Rate { .. } | Kind::Slots { .. } => true,
+    };
+    buckets.iter().enumerate().find(|(k, b)| !fits(*k, b)).map(|(_, b)| b.key.clone())
+}
+
+/// What an account or destination without a rate gets: the limiter wants every lane to have its account.
 const UNLIMITED: Limit = Limit { rate: Rate::per_second(1_000_000), burst: 1_000_000 };
 
-fn push_new(list: &mut Vec<BucketSpec>, bucket: &BucketSpec) {
-    if !list.iter().any(|b| b.key == bucket.key) {
-        list.push(bucket.clone());
+/// A quota or slots say nothing of how fast mail goes while there is some left.
+fn per_second(bucket: &BucketSpec) -> f64 {
+    match bucket.kind {
+        Kind::Rate { interval_us, .. } => 1e6 / interval_us as f64,
+        Kind::Window { .. } | Kind::Slots { .. } => f64::MAX,
     }
 }
+
+fn slots(key: &str, most: u32, life: Duration) -> BucketSpec {
+    BucketSpec::slots(format!("{key}:concurrency"), most, u64::try_from(life.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Addresses are not written into keys: those are logged, and kept where anybody may look.
+fn recipient_key(address: &EmailAddress) -> String {
+    format!("recipient:{:032x}", xxh3_128(address.to_string().to_lowercase().as_bytes()))
+}
+
+/// Makes buckets with the reserves of this fleet.
+#[derive(Debug, Clone, Copy)]
+struct Make {
+    reserve: f64,
+    quota_reserve: f64,
+}
+
+impl Make {
+    fn rate(self, key: String, limit: Limit) -> BucketSpec {
+        BucketSpec::new(key, limit.rate, limit.burst, self.reserve)
+    }
+
+    /// A window is named by its length, so that it remembers when only the number changes.
+    fn quotas(self, key: &str, quotas: &[Rate]) -> impl Iterator<Item = BucketSpec> {
+        quotas.iter().map(move |quota| BucketSpec::window(format!("{key}:quota:{}", quota.unit()), *quota, self.quota_reserve))
+    }
+
+    fn named(self, key: &str, limit: &Named) -> Vec<BucketSpec> {
+        let rate = limit.limit.map(|l| self.rate(key.to_owned(), l).shared());
+        rate.into_iter().chain(self.quotas(key, &limit.quota)).map(BucketSpec::narrow).collect()
+    }
+}
+
+/// What a message meets, and how often.
+#[derive(Default)]
+struct Charges {
+    buckets: Vec<BucketSpec>,
+    costs: Vec<u32>,
+}
+
+impl Charges {
+    fn add(&mut self, bucket: &BucketSpec, recipients: u32) {
+        match self.buckets.iter().position(|b| b.key == bucket.key) {
+            Some(known) => self.costs[known] += recipients,
+            None => {
+                self.buckets.push(bucket.clone());
+                self.costs.push(recipients);
+            }
+        }
+    }
+
+    fn done(self) -> (Arc<[BucketSpec]>, Cost) {
+        let all = self.costs[0];
+        // Slots do not count recipients.
+        let same = self.buckets.iter().zip(&self.costs).all(|(b, c)| *c == all || matches!(b.kind, Kind::Slots { .. }));
+        (self.buckets.into(), if same { Cost::All(all) } else { Cost::Each(self.costs.into()) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,9 +10,14 @@ pub(crate) enum Note {
         journey: Kept,
         /// Positions of recipients that were given up on.
         gone: Vec<usize>,
+        /// Likewise, before the call and with dead letters already: on the suppression list.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        suppressed: Vec<usize>,
     },
     Dead {
         letter: Box<DeadLetter>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        suppressed: Vec<usize>,
     },
     Unreadable,
 }
@@ -46,18 +51,18 @@ impl Kept {
 }
 
 impl Note {
-    pub(crate) fn retry(journey: &Journey) -> String {
-        Note::without(journey, &[])
+    pub(crate) fn retry(journey: &Journey, suppressed: &[usize]) -> String {
+        Note::without(journey, &[], suppressed)
     }
 
-    pub(crate) fn without(journey: &Journey, gone: &[usize]) -> String {
-        Note::Retry { journey: Kept::of(journey), gone: gone.to_vec() }.write()
+    pub(crate) fn without(journey: &Journey, gone: &[usize], suppressed: &[usize]) -> String {
+        Note::Retry { journey: Kept::of(journey), gone: gone.to_vec(), suppressed: suppressed.to_vec() }.write()
     }
 
-    pub(crate) fn dead(letter: &DeadLetter) -> String {
+    pub(crate) fn dead(letter: &DeadLetter, suppressed: &[usize]) -> String {
         // The recipient is in the message; the shared state need not hold it.
         let letter = DeadLetter { to: None, ..letter.clone() };
-        Note::Dead { letter: Box::new(letter) }.write()
+        Note::Dead { letter: Box::new(letter), suppressed: suppressed.to_vec() }.write()
     }
 
     fn write(&self) -> String {
@@ -78,8 +83,12 @@ mod tests {
         let t = Timestamp::from_secs(1_800_000_000);
         let before = Journey::starting(t);
         let after = Journey { attempts: 2, failures: 1, first_attempt_at: Some(t), not_before: Some(t), ..before.clone() };
-        let Note::Retry { journey, gone } = Note::read(&Note::without(&after, &[1, 4])) else { panic!() };
-        assert_eq!((journey.resume(before), gone), (after, vec![1, 4]));
+        let Note::Retry { journey, gone, suppressed } = Note::read(&Note::without(&after, &[1, 4], &[2])) else { panic!() };
+        assert_eq!((journey.resume(before), gone, suppressed), (after, vec![1, 4], vec![2]));
+        // As an older worker wrote it.
+        let old = r#"{"Retry":{"journey":{"a":1,"f":0,"first":null,"due":null,"error":null},"gone":[3]}}"#;
+        let Note::Retry { gone, suppressed, .. } = Note::read(old) else { panic!() };
+        assert_eq!((gone, suppressed), (vec![3], vec![]));
         assert!(matches!(Note::read("garbage"), Note::Unreadable));
     }
 }

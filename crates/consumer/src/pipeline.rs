@@ -25,6 +25,7 @@ use crate::{
     note::Note,
     settle::Onward,
     slots::Granted,
+    suppress,
 };
 
 /// A grant: when it may be used, on this machine's clock and on the limiter's.
@@ -42,7 +43,7 @@ impl Grant {
 }
 
 /// Time between two looks at whether the first handler of a message is done.
-const RECHECK: Duration = Duration::from_millis(500);
+pub(crate) const RECHECK: Duration = Duration::from_millis(500);
 
 /// A claim outlives the longest call by this much.
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
@@ -69,18 +70,17 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
             return finish_dead(&cx, item, letter).await;
         }
     };
+    let cancelled = cx.cancels.borrow().covers(&message, &item.journey, cx.now());
+    if cancelled {
+        drop(slot);
+        item.parsed = Some(message);
+        return bury(&cx, item, Reason::Cancelled).await;
+    }
     if grant.is_void() {
         item.parsed = Some(message);
         return cx.give_back(item);
     }
-    let claim = Claim::new(
-        item.id.to_string(),
-        item.journey.replay.clone(),
-        item.journey.attempts + 1,
-        item.digest,
-        cx.settings.worker_id.clone(),
-        account.total_timeout + CLAIM_MARGIN,
-    );
+    let claim = cx.claim(&item);
     let claimed = cx.ledger.claim(claim.clone()).await;
     cx.note_limits(&claimed);
     match claimed {
@@ -98,6 +98,14 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
             return cx.give_back(item);
         }
     }
+    let held_back = cx.held_back(&item, &message);
+    if held_back.len() == message.recipient_count() {
+        drop(slot);
+        return suppress::all(&cx, item, &message, &held_back, &claim).await;
+    }
+    if !held_back.is_empty() && !suppress::some(&cx, &item, &message, &held_back).await {
+        return;
+    }
     if grant.is_void() {
         if let Err(error) = cx.ledger.release(&claim).await {
             tracing::warn!(%error, "ledger: claim not withdrawn; it runs out by itself");
@@ -105,12 +113,16 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
         item.parsed = Some(message);
         return cx.give_back(item);
     }
+    let suppressed: Vec<usize> = held_back.into_iter().map(|(position, _)| position).collect();
+    if !suppressed.is_empty() && !suppress::take_out(&mut item, &mut message, &suppressed) {
+        return;
+    }
 
     let started_at = cx.now();
     let clock = Instant::now();
     let in_flight = cx.metrics.in_flight.get_or_create_owned(&AccountLabels { account: account.name.clone() });
     in_flight.inc();
-    let outcome = account.provider.send(Attempt { message: &message, idempotency_key: &item.id }).await;
+    let outcome = account.provider.send(Attempt { message: &message, idempotency_key: &item.idempotency_key() }).await;
     in_flight.dec();
     drop(slot);
     cx.observe(&item, &outcome, clock.elapsed());
@@ -142,7 +154,7 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
             item.settle.ack();
         }
         Disposition::Retry { at } => {
-            cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey) }).await;
+            cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey, &suppressed) }).await;
             let kind = if item.journey.failures > 0 && spent(&outcome) { Kind::Retrying } else { Kind::Throttled };
             let event = cx.event(kind, &item, &message);
             let error = item.journey.last_error.as_ref();
@@ -155,12 +167,14 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
         Disposition::Without { recipients } => {
             let gone: Vec<usize> =
                 message.recipients().enumerate().filter(|(_, r)| recipients.contains(r)).map(|(i, _)| i).collect();
-            cx.record(&claim, Recorded::Retry { note: Note::without(&item.journey, &gone) }).await;
+            // A redelivery would bring the message as it came.
+            let originals: Vec<usize> = gone.iter().map(|i| suppress::original_position(&suppressed, *i)).collect();
+            cx.record(&claim, Recorded::Retry { note: Note::without(&item.journey, &originals, &suppressed) }).await;
             without(&cx, item, &mut message, &gone).await;
         }
         Disposition::DeadLetter { reason } => {
             let letter = dead::whole(&item, Some(&message), &account.name, reason, cx.now());
-            cx.record(&claim, Recorded::Dead { note: Note::dead(&letter) }).await;
+            cx.record(&claim, Recorded::Dead { note: Note::dead(&letter, &suppressed) }).await;
             let event = cx.event(Kind::Dead, &item, &message);
             let error = item.journey.last_error.as_ref();
             cx.emit(&Event { granted_at_us: Some(grant.date_us), reason: Some(reason), error, ..event }, &item.lane);
@@ -174,7 +188,7 @@ fn spent(outcome: &Outcome) -> bool {
 }
 
 /// The claim was refused: somebody is at it, was at it, or was done with it.
-async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Claimed) {
+pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Claimed) {
     match answer {
         Claimed::Granted => unreachable!("handled by the caller"),
         Claimed::Held { until_us } => {
@@ -196,7 +210,7 @@ async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Cl
             let resend = cx.settings.accounts[item.account].provider.idempotent() || item.lane.class.resends_uncertain();
             let attempt = decide::Attempt {
                 class: item.lane.class,
-                recipients: item.cost as usize,
+                recipients: item.recipients,
                 resend_uncertain: resend,
                 started_at: now,
                 now,
@@ -206,7 +220,7 @@ async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Cl
             cx.count(&item, &outcome);
             match disposition {
                 Disposition::Retry { .. } => {
-                    cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey) }).await;
+                    cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey, &[]) }).await;
                     retry(cx, item).await;
                 }
                 _ => {
@@ -214,7 +228,7 @@ async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Cl
                     let message = item.message(cx.settings.max_message_bytes).ok();
                     let account = &cx.settings.accounts[item.account].name;
                     let letter = dead::whole(&item, message.as_deref(), account, reason, now);
-                    cx.record(&claim, Recorded::Dead { note: Note::dead(&letter) }).await;
+                    cx.record(&claim, Recorded::Dead { note: Note::dead(&letter, &[]) }).await;
                     finish_dead(cx, item, letter).await;
                 }
             }
@@ -228,21 +242,29 @@ async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Cl
                 _ if attempt > claim.attempt => item.settle.ack(),
                 // The result was recorded, but perhaps not passed on: pass it on again. Claims and ids make one of two.
                 Recorded::Retry { note } => match Note::read(&note) {
-                    Note::Retry { journey, gone } => {
+                    Note::Retry { journey, gone, suppressed } => {
                         item.journey = journey.resume(item.journey);
-                        if gone.is_empty() {
+                        if gone.is_empty() && suppressed.is_empty() {
                             return retry(cx, item).await;
                         }
-                        match item.message(cx.settings.max_message_bytes) {
-                            Ok(mut message) => without(cx, item, &mut message, &gone).await,
-                            Err(_) => retry(cx, item).await,
+                        let Ok(mut message) = item.message(cx.settings.max_message_bytes) else { return retry(cx, item).await };
+                        let gone: Vec<usize> =
+                            gone.iter().map(|original| suppress::position_left(&suppressed, *original)).collect();
+                        if !suppressed.is_empty() && !suppress::take_out(&mut item, &mut message, &suppressed) {
+                            return;
                         }
+                        if gone.is_empty() { retry(cx, item).await } else { without(cx, item, &mut message, &gone).await }
                     }
                     _ => item.settle.ack(),
                 },
                 Recorded::Dead { note } => match Note::read(&note) {
-                    Note::Dead { mut letter } => {
-                        let message = item.message(cx.settings.max_message_bytes).ok();
+                    Note::Dead { mut letter, suppressed } => {
+                        let mut message = item.message(cx.settings.max_message_bytes).ok();
+                        if let Some(message) = message.as_mut().filter(|_| !suppressed.is_empty())
+                            && !suppress::take_out(&mut item, message, &suppressed)
+                        {
+                            return;
+                        }
                         letter.to = message.and_then(|m| m.to.first().map(|to| to.email.to_string()));
                         finish_dead(cx, item, *letter).await;
                     }
@@ -288,14 +310,8 @@ async fn without(cx: &Arc<Context>, mut item: Item, message: &mut Message, gone:
         return;
     }
     message.remove_recipients(&recipients);
-    if message.to.is_empty() {
-        // No `to` is left, only copies: they are not what the message was for, but they were asked for.
-        let copies = if message.cc.is_empty() { &mut message.bcc } else { &mut message.cc };
-        if copies.is_empty() {
-            return item.settle.ack();
-        }
-        let first = copies.remove(0);
-        message.to.push(first);
+    if !lead_with_a_copy(message) {
+        return item.settle.ack();
     }
     item.journey.digest = Some(item.digest);
     let body = match serde_json::to_vec(message) {
@@ -308,10 +324,24 @@ async fn without(cx: &Arc<Context>, mut item: Item, message: &mut Message, gone:
     cx.settler.onward(onward, cx.now(), item.settle).await;
 }
 
+/// Where no `to` is left, only copies: they are not what the message was for, but they were asked for. False where nobody
+/// is left.
+pub(crate) fn lead_with_a_copy(message: &mut Message) -> bool {
+    if message.to.is_empty() {
+        let copies = if message.cc.is_empty() { &mut message.bcc } else { &mut message.cc };
+        if copies.is_empty() {
+            return false;
+        }
+        let first = copies.remove(0);
+        message.to.push(first);
+    }
+    true
+}
+
 async fn bury_recipients(cx: &Context, item: &Item, message: &Message, refused: &[(EmailAddress, ProviderAnswer)]) -> bool {
     let account = &cx.settings.accounts[item.account].name;
     for (address, answer) in refused {
-        let letter = dead::recipient(item, message, account, Reason::RejectedRecipient, cx.now(), (address, answer));
+        let letter = dead::rejected(item, message, account, cx.now(), (address, answer));
         if !cx.settler.bury(&letter, &item.body, &item.properties).await {
             return false;
         }
@@ -325,13 +355,14 @@ pub(crate) async fn bury(cx: &Context, mut item: Item, reason: Reason) {
     let account = &cx.settings.accounts[item.account].name;
     let letter = dead::whole(&item, message.as_deref(), account, reason, cx.now());
     if let Some(message) = &message {
-        let event = cx.event(Kind::Dead, &item, message);
+        let kind = if reason == Reason::Cancelled { Kind::Cancelled } else { Kind::Dead };
+        let event = cx.event(kind, &item, message);
         cx.emit(&Event { reason: Some(reason), ..event }, &item.lane);
     }
     finish_dead(cx, item, letter).await;
 }
 
-async fn finish_dead(cx: &Context, item: Item, letter: paceline_core::DeadLetter) {
+pub(crate) async fn finish_dead(cx: &Context, item: Item, letter: paceline_core::DeadLetter) {
     tracing::info!(id = %item.id, lane = %item.lane, reason = %letter.reason, attempts = letter.attempts,
         code = letter.last_error.as_ref().map(|e| e.code.as_str()), "dead-lettered");
     if cx.settler.bury(&letter, &item.body, &item.properties).await {
@@ -346,8 +377,20 @@ impl Context {
         self.to_engine(Input::Back(item));
     }
 
+    /// The claim of the item's next attempt.
+    pub(crate) fn claim(&self, item: &Item) -> Claim {
+        Claim::new(
+            item.id.to_string(),
+            item.journey.replay.clone(),
+            item.journey.attempts + 1,
+            item.digest,
+            self.settings.worker_id.clone(),
+            self.settings.accounts[item.account].total_timeout + CLAIM_MARGIN,
+        )
+    }
+
     /// Stores a result; does not return before it is stored, since an unrecorded result must not be acknowledged.
-    async fn record(&self, claim: &Claim, result: Recorded) {
+    pub(crate) async fn record(&self, claim: &Claim, result: Recorded) {
         let mut pause = Duration::from_millis(100);
         loop {
             let recorded = self.ledger.record(claim, result.clone()).await;
@@ -369,7 +412,7 @@ impl Context {
         self.metrics.attempts.get_or_create(&labels).inc();
     }
 
-    fn event<'a>(&'a self, event: Kind, item: &'a Item, message: &'a Message) -> Event<'a> {
+    pub(crate) fn event<'a>(&'a self, event: Kind, item: &'a Item, message: &'a Message) -> Event<'a> {
         Event {
             event,
             id: &item.id,

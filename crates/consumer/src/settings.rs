@@ -11,8 +11,12 @@ pub struct Account {
     pub provider: Arc<dyn Provider>,
     /// `None`: the account itself is not limited.
     pub limit: Option<Limit>,
+    /// Windows never exceeded, each of its rate's unit of time.
+    pub quota: Vec<Rate>,
     /// Calls at a time from this worker.
     pub concurrency: usize,
+    /// Calls at a time from all workers together.
+    pub fleet_concurrency: Option<u32>,
     /// The longest one call can take, connecting included.
     pub total_timeout: Duration,
 }
@@ -32,6 +36,19 @@ pub struct Destination {
     pub limit: Option<Limit>,
     /// Over all accounts together.
     pub fleet: Option<Limit>,
+    /// Windows never exceeded, per account.
+    pub quota: Vec<Rate>,
+    /// Calls at a time from all workers together, per account.
+    pub concurrency: Option<u32>,
+}
+
+/// The limits of a tenant, a sender, or any one recipient.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    /// The tenant's name, the sender's domain or address.
+    pub name: Arc<str>,
+    pub limit: Option<Limit>,
+    pub quota: Vec<Rate>,
 }
 
 /// All that shapes a worker, beside the services it talks to.
@@ -44,8 +61,14 @@ pub struct Settings {
     pub destinations: Vec<Destination>,
     /// Each domain that no destination names, per account.
     pub tail: Limit,
+    pub tenants: Vec<Named>,
+    pub senders: Vec<Named>,
+    /// Each recipient's address; its name does not matter.
+    pub recipient: Option<Named>,
     /// Part of every burst kept for critical mail, 0 to 1.
     pub reserve: f64,
+    /// Part of every quota window kept for critical mail, 0 to 1.
+    pub quota_reserve: f64,
     pub policy: Policy,
     /// Posts in flight, over all accounts. Critical mail has a quarter more to itself.
     pub concurrency: usize,

@@ -35,13 +35,22 @@ struct Turnover {
 }
 
 /// A granted message, counted until its call has ended or it is given back.
-pub(crate) struct Granted(Arc<Turnover>);
+pub(crate) struct Granted {
+    turnover: Arc<Turnover>,
+    lease: Option<Lease>,
+}
+
+/// What to do with the fleet's slots that a granted message holds, when it is done.
+pub(crate) type Lease = Box<dyn FnOnce() + Send>;
 
 impl Drop for Granted {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-        self.0.freed.notify_one();
+        if let Some(give_back) = self.lease.take() {
+            give_back();
+        }
+        self.turnover.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.turnover.ended.fetch_add(1, Ordering::Relaxed);
+        self.turnover.freed.notify_one();
     }
 }
 
@@ -67,9 +76,9 @@ impl Slots {
     }
 
     /// Counts a message as granted.
-    pub(crate) fn granted(&self) -> Granted {
+    pub(crate) fn granted(&self, lease: Option<Lease>) -> Granted {
         self.turnover.under_way.fetch_add(1, Ordering::Relaxed);
-        Granted(self.turnover.clone())
+        Granted { turnover: self.turnover.clone(), lease }
     }
 
     /// Waits for a place.
@@ -122,11 +131,11 @@ mod tests {
         assert_eq!(slots.wanted(0), 8);
         let mut held = vec![];
         for _ in 0..4 {
-            held.push(slots.acquire(slots.granted(), 0, Class::Normal, 10).await);
+            held.push(slots.acquire(slots.granted(None), 0, Class::Normal, 10).await);
         }
         assert_eq!(slots.wanted(0), 0, "all calls hang: grants would run out unused");
         assert_eq!(slots.wanted(100), 100);
-        let waiting = slots.granted();
+        let waiting = slots.granted(None);
         assert_eq!(slots.wanted(100), 99);
         drop((waiting, held));
         assert_eq!((slots.wanted(0), slots.ended()), (8, 5));
@@ -137,10 +146,10 @@ mod tests {
         let slots = Slots::new(4, [9].into_iter(), 1 << 20);
         let mut held = vec![];
         for _ in 0..4 {
-            held.push(slots.acquire(slots.granted(), 0, Class::Low, 10).await);
+            held.push(slots.acquire(slots.granted(None), 0, Class::Low, 10).await);
         }
-        held.push(slots.acquire(slots.granted(), 0, Class::Critical, 10).await);
-        let normal = slots.acquire(slots.granted(), 0, Class::Normal, 10);
+        held.push(slots.acquire(slots.granted(None), 0, Class::Critical, 10).await);
+        let normal = slots.acquire(slots.granted(None), 0, Class::Normal, 10);
         assert!(tokio::time::timeout(std::time::Duration::from_millis(20), normal).await.is_err());
     }
 }

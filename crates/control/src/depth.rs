@@ -40,13 +40,15 @@ impl Depths {
         let help = "Messages that wait in a lane, without those that workers hold";
         registry.register("paceline_lane_depth", help, lane_depth.clone());
         let queue_depth = Family::default();
-        let help = "Messages that wait for classification (intake) or for the store (dead)";
+        let help = "Messages that wait for classification (intake), for the store (dead), or events to be worked off (feedback)";
         registry.register("paceline_queue_depth", help, queue_depth.clone());
         let names = &topology.names;
         Depths {
             lanes: topology.lanes.iter().filter_map(|queue| Some((queue.clone(), labels(topology, queue)?))).collect(),
             lane_depth,
-            queues: vec![(names.dead(), QueueLabels { queue: "dead" }), (names.intake(), QueueLabels { queue: "intake" })],
+            queues: [(names.dead(), "dead"), (names.intake(), "intake"), (names.feedback(), "feedback")]
+                .map(|(name, queue)| (name, QueueLabels { queue }))
+                .into(),
             queue_depth,
         }
     }

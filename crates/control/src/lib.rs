@@ -5,7 +5,9 @@
 
 mod auth;
 mod depth;
+pub mod feedback;
 mod health;
+mod retention;
 mod run;
 mod serve;
 mod store_health;

@@ -3,11 +3,12 @@
 use std::{
     io,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use paceline_broker::{Broker, State, Topology};
 use paceline_core::Reason;
-use paceline_dlq::{Writer, WriterState};
+use paceline_dlq::{AutoSuppress, Runner, Writer, WriterState};
 use paceline_store::Store;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -16,7 +17,7 @@ use prometheus_client::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Check, Readiness, SharedRegistry, StoreHealth, depth::Depths, health_router, serve};
+use crate::{Check, Readiness, SharedRegistry, StoreHealth, depth::Depths, feedback::Feedback, health_router, retention, serve};
 
 /// What the control process stands on.
 pub struct Deps {
@@ -29,17 +30,28 @@ pub struct Deps {
     pub registry: SharedRegistry,
     /// Further checks for `/readyz`, such as the limits' state.
     pub also: Option<Arc<dyn Readiness>>,
+    /// A worker shares the process and `registry`, and counts the dead letters itself.
+    pub with_worker: bool,
+    /// How long dead letters are kept; for ever without.
+    pub retention: Option<Duration>,
+    /// Whose events are taken, and what they have an effect on.
+    pub feedback: Feedback,
+    /// Puts refused recipients on the suppression list; `None`: only operators do.
+    pub auto_suppress: Option<AutoSuppress>,
 }
 
 /// Runs until `shutdown`, or until HTTP cannot be served. Starts with broker and store away, and works once they are
 /// there; `/readyz` says what is missing.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
-    let Deps { broker, store, topology, listener, registry, also } = deps;
-    let (dead_letters, depths) = {
+    let Deps { broker, store, topology, listener, registry, also, with_worker, retention, auto_suppress, feedback } = deps;
+    let (dead_letters, depths, (events, feedback)) = {
         let mut registry = registry.write().unwrap_or_else(PoisonError::into_inner);
         let counted: Family<ReasonLabels, Counter> = Family::default();
-        registry.register("paceline_dead_letters", "Dead letters stored", counted.clone());
-        (counted, Depths::new(&topology, &mut registry))
+        if !with_worker {
+            registry.register("paceline_dead_letters", "Dead letters stored", counted.clone());
+        }
+        let feedback = feedback.parts(broker.clone(), topology.names.feedback(), &mut registry);
+        (counted, Depths::new(&topology, &mut registry), feedback)
     };
     for reason in Reason::ALL {
         // Each is there from the start, so that its first increase is seen as one.
@@ -49,9 +61,11 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
     let writer = Writer::new(broker.clone(), store.clone(), options, move |reason| {
         dead_letters.get_or_create(&ReasonLabels { reason: reason.as_str() }).inc();
     });
+    let writer = writer.suppressing(auto_suppress);
     let store_health = Arc::new(StoreHealth::new());
     let readiness = ControlReadiness { broker: broker.state(), store: store_health.clone(), writer: writer.state(), also };
-    let router = health_router(Arc::new(readiness), registry);
+    // Events come without the bearer token: each provider's own scheme tells who sends them.
+    let router = health_router(Arc::new(readiness), registry).merge(events);
 
     // One part's end is the end of all.
     let ending = shutdown.child_token();
@@ -60,8 +74,15 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
         ending.cancel();
         served
     };
-    let work = async { tokio::join!(writer.run(ending.clone()), http).1 };
-    let watching = async { tokio::join!(store_health.watch(store), depths.watch(broker)) };
+    let replays = Runner::run(store.clone(), broker.clone(), ending.clone());
+    let work = async { tokio::join!(writer.run(ending.clone()), replays, feedback.run(ending.clone()), http).3 };
+    let retaining = async {
+        match retention {
+            Some(keep) => retention::enforce(store.clone(), keep).await,
+            None => std::future::pending().await,
+        }
+    };
+    let watching = async { tokio::join!(store_health.watch(store.clone()), depths.watch(broker), retaining) };
     tokio::select! {
         served = work => served,
         // The watches have no end of their own.

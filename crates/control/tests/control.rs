@@ -3,13 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, RwLock},
     time::Duration,
 };
 
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, Topology, memory::MemoryBroker};
-use paceline_control::{Deps, run};
+use paceline_classifier::{Classifier, Destinations};
+use paceline_control::{Deps, feedback::Feedback, run};
 use paceline_core::{DeadLetter, Journey, Reason, Timestamp, dead_letter::HEADER};
 use paceline_store::{DeadLetters, Filter, Options, PostgresStore};
 use paceline_testkit::Postgres;
@@ -81,6 +83,15 @@ async fn control_starts_with_everything_away_and_tells_the_truth_throughout() {
         listener,
         registry: Arc::new(RwLock::new(Registry::default())),
         also: None,
+        with_worker: false,
+        retention: None,
+        auto_suppress: None,
+        feedback: Feedback {
+            accounts: BTreeMap::new(),
+            fetch: None,
+            classifier: Arc::new(Classifier::new(vec![], Destinations::new(vec![]).unwrap())),
+            sinks: vec![],
+        },
     };
     let control = tokio::spawn(run(deps, stop.clone()));
 

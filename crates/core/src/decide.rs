@@ -78,7 +78,12 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
         Outcome::Greylisted { retry_after, .. } => {
             (no_earlier(Duration::ZERO, Some(retry_after.unwrap_or(GREYLISTED)), jitter), Reason::MaxAgeExceeded)
         }
-        Outcome::ReputationBlock { retry_after, .. } => (no_earlier(BLOCKED, *retry_after, jitter), Reason::MaxAgeExceeded),
+        Outcome::ReputationBlock { retry_after, .. } => {
+            // How long the block lasts is for the destination to wait out. The message comes back while it is of use: by
+            // then another account may take it.
+            let most = policy.max_age / 4;
+            (no_earlier(BLOCKED.min(most), retry_after.map(|asked| asked.min(most)), jitter), Reason::MaxAgeExceeded)
+        }
         Outcome::Temporary { .. } | Outcome::Uncertain { .. } => {
             journey.failures += 1;
             let uncertain = matches!(outcome, Outcome::Uncertain { .. });
@@ -144,6 +149,7 @@ mod tests {
             answer: answer(429),
         };
         let rejected = |what| Outcome::Rejected { what, answer: answer(400) };
+        let blocked = |s: Option<u64>| Outcome::ReputationBlock { retry_after: s.map(Duration::from_secs), answer: answer(550) };
         let uncertain = Outcome::Uncertain { answer: ProviderAnswer::new("timeout", None, "") };
         for (class, outcome, want, failures) in [
             (Class::Normal, Outcome::accepted(None), Disposition::Complete { refused: vec![] }, 0),
@@ -157,7 +163,12 @@ mod tests {
             (Class::Normal, throttled(Some(u64::MAX)), dead(Reason::MaxAgeExceeded), 0),
             (Class::Low, throttled(Some(u64::MAX)), in_s(86_400), 0),
             (Class::Normal, Outcome::Greylisted { retry_after: None, answer: answer(451) }, in_s(300), 0),
-            (Class::Normal, Outcome::ReputationBlock { retry_after: None, answer: answer(550) }, in_s(900), 0),
+            (Class::Normal, blocked(None), in_s(900), 0),
+            (Class::Normal, blocked(Some(4 * 3600)), in_s(4 * 3600), 0),
+            (Class::Normal, blocked(Some(86_400)), in_s(6 * 3600), 0),
+            (Class::Critical, blocked(None), in_s(225), 0),
+            (Class::Critical, blocked(Some(4 * 3600)), in_s(225), 0),
+            (Class::Critical, blocked(Some(60)), in_s(225), 0),
             (Class::Normal, rejected(Rejected::Message), dead(Reason::RejectedMessage), 0),
             (Class::Normal, rejected(Rejected::Account), in_s(30), 0),
             (

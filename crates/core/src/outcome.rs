@@ -9,6 +9,18 @@ use crate::EmailAddress;
 /// Longest provider message kept, in characters.
 pub const MAX_PROVIDER_MESSAGE: usize = 500;
 
+/// Whether an answer says that its recipient must not be mailed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Suppress {
+    #[default]
+    No,
+    /// Never again.
+    Now,
+    /// Never again if it keeps being said: the code claims that it may pass.
+    AfterRepeats,
+}
+
 /// The words of an answer: kept in headers, dead letters and events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderAnswer {
@@ -18,12 +30,20 @@ pub struct ProviderAnswer {
     pub status: Option<u16>,
     /// The provider's own words, shortened, without control characters.
     pub message: String,
+    /// What follows for the recipient it speaks of.
+    #[serde(default)]
+    pub suppress: Suppress,
 }
 
 impl ProviderAnswer {
     pub fn new(code: &str, status: Option<u16>, message: &str) -> ProviderAnswer {
         let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_PROVIDER_MESSAGE).collect();
-        ProviderAnswer { code: code.to_owned(), status, message: message.trim().to_owned() }
+        ProviderAnswer { code: code.to_owned(), status, message: message.trim().to_owned(), suppress: Suppress::No }
+    }
+
+    /// The same, of a recipient that must not be mailed again.
+    pub fn suppressing(self, suppress: Suppress) -> ProviderAnswer {
+        ProviderAnswer { suppress, ..self }
     }
 }
 

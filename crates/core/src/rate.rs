@@ -58,6 +58,11 @@ impl Rate {
         t as u64
     }
 
+    /// Whole units in one unit of time: what a quota of that rate allows.
+    pub const fn units(self) -> u64 {
+        self.micro_units / 1_000_000
+    }
+
     /// Units a second, for display and for sizing.
     pub fn as_per_second(self) -> f64 {
         self.micro_units as f64 / self.per.micros() as f64
@@ -66,6 +71,11 @@ impl Rate {
     /// Whole units in one second, at least 1: the default burst.
     pub fn one_second(self) -> u32 {
         (self.as_per_second().floor() as u32).max(1)
+    }
+
+    /// The unit of time as it is written: `s`, `min`, `h` or `d`.
+    pub const fn unit(self) -> &'static str {
+        self.per.as_str()
     }
 
     /// Length of the unit of time.

@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use paceline_core::DeadLetter;
-use paceline_store::{BurstRule, DeadLetters, Error, Filter, Stats, StoredDeadLetter};
+use paceline_store::{BurstRule, DeadLetters, Error, Filter, Kept, Listed, StateFilter, Stats, Status};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -13,22 +13,21 @@ pub const DEFAULT_LIST_LIMIT: u32 = 100;
 const SHOW_LIMIT: u32 = 100;
 
 /// Entries that match, the latest first; [`DEFAULT_LIST_LIMIT`] unless the filter has a limit.
-pub async fn list(store: &dyn DeadLetters, filter: &Filter) -> Result<Vec<DeadLetter>, Error> {
+pub async fn list(store: &dyn DeadLetters, filter: &Filter) -> Result<Vec<Listed>, Error> {
     let limit = Some(filter.limit.unwrap_or(DEFAULT_LIST_LIMIT));
     store.list(&Filter { limit, ..filter.clone() }).await
 }
 
-/// The entry with this id, else every entry of the message with this id; with headers and body. Empty when there is none.
+/// The entry with this id, else every entry of the message with this id; with headers and body, whatever their state.
+/// Empty when there is none.
 pub async fn show(store: &dyn DeadLetters, id: &str) -> Result<Vec<Shown>, Error> {
-    if let Some(letter) = store.get(id).await? {
-        return Ok(vec![letter.into()]);
-    }
-    let filter = Filter { id: Some(id.to_owned()), limit: Some(SHOW_LIMIT), ..Filter::default() };
-    let mut shown = Vec::new();
-    for entry in store.list(&filter).await? {
-        shown.extend(store.get(&entry.id).await?.map(Shown::from));
-    }
-    Ok(shown)
+    let filter = Filter { id: Some(id.to_owned()), state: StateFilter::All, ..Filter::default() };
+    let found = store.page(&filter, None, SHOW_LIMIT).await?;
+    let own = found.iter().position(|kept| kept.letter.entry.id == id);
+    Ok(match own {
+        Some(at) => found.into_iter().skip(at).take(1).map(Shown::from).collect(),
+        None => found.into_iter().map(Shown::from).collect(),
+    })
 }
 
 /// Counts by reason, destination and domain, and bursts.
@@ -41,6 +40,8 @@ pub async fn stats(store: &dyn DeadLetters, filter: &Filter, rule: &BurstRule) -
 pub struct Shown {
     #[serde(flatten)]
     pub entry: DeadLetter,
+    #[serde(flatten)]
+    pub status: Status,
     pub amqp_message_id: Option<String>,
     pub content_type: Option<String>,
     /// A header that is not text, number or truth is `{"base64": …}`.
@@ -52,12 +53,13 @@ pub struct Shown {
     pub body_base64: Option<String>,
 }
 
-impl From<StoredDeadLetter> for Shown {
-    fn from(letter: StoredDeadLetter) -> Shown {
+impl From<Kept> for Shown {
+    fn from(Kept { letter, status }: Kept) -> Shown {
         let body = std::str::from_utf8(&letter.body).ok().map(str::to_owned);
         let body_base64 = body.is_none().then(|| BASE64.encode(&letter.body));
         Shown {
             entry: letter.entry,
+            status,
             amqp_message_id: letter.amqp_message_id,
             content_type: letter.content_type,
             headers: letter.headers,
@@ -69,10 +71,11 @@ impl From<StoredDeadLetter> for Shown {
 }
 
 /// The columns of a list for people, in the order of [`table_row`].
-pub const TABLE_COLUMNS: [&str; 9] = ["ID", "DIED", "REASON", "CLASS", "DESTINATION", "ACCOUNT", "TO", "ATTEMPTS", "LAST ERROR"];
+pub const TABLE_COLUMNS: [&str; 10] =
+    ["ID", "DIED", "STATE", "REASON", "CLASS", "DESTINATION", "ACCOUNT", "TO", "ATTEMPTS", "LAST ERROR"];
 
 /// One entry as cells. Control characters are gone: an entry's words come from outside and must not drive a terminal.
-pub fn table_row(entry: &DeadLetter) -> [String; 9] {
+pub fn table_row(Listed { entry, status }: &Listed) -> [String; 10] {
     let or_dash = |text: Option<&str>| printable(text.unwrap_or("-"));
     let last = match (&entry.last_error, &entry.detail) {
         (Some(e), _) => match e.http_status {
@@ -88,6 +91,7 @@ pub fn table_row(entry: &DeadLetter) -> [String; 9] {
     [
         printable(&entry.id),
         entry.died_at.to_string(),
+        status.state.to_string(),
         entry.reason.to_string(),
         or_dash(entry.class.map(|c| c.as_str())),
         or_dash(entry.destination.as_deref()),
@@ -106,6 +110,7 @@ fn printable(text: &str) -> String {
 mod tests {
     use bytes::Bytes;
     use paceline_core::{Class, Journey, Reason, Timestamp, dead_letter::DeadLetterError};
+    use paceline_store::{State, StoredDeadLetter};
 
     use super::*;
 
@@ -130,6 +135,14 @@ mod tests {
         }
     }
 
+    fn status() -> Status {
+        Status { state: State::Replayed, job: Some("r-1".to_owned()), settled_at: Some(Timestamp::from_secs(1_800_000_060)) }
+    }
+
+    fn row(entry: DeadLetter) -> [String; 10] {
+        table_row(&Listed { entry, status: status() })
+    }
+
     fn shown(body: &'static [u8]) -> Value {
         let letter = StoredDeadLetter {
             entry: entry(),
@@ -138,7 +151,7 @@ mod tests {
             headers: Map::new(),
             body: Bytes::from_static(body),
         };
-        serde_json::to_value(Shown::from(letter)).unwrap()
+        serde_json::to_value(Shown::from(Kept { letter, status: status() })).unwrap()
     }
 
     #[test]
@@ -154,6 +167,9 @@ mod tests {
             ("reason", "retry_budget_exhausted"),
             ("first_attempt_at", "2027-01-15T08:00:00.000000Z"),
             ("last_attempt_at", "2027-01-15T08:00:00.000000Z"),
+            ("state", "replayed"),
+            ("job", "r-1"),
+            ("settled_at", "2027-01-15T08:01:00.000000Z"),
         ] {
             assert_eq!(json[field], want, "{field}");
         }
@@ -171,9 +187,9 @@ mod tests {
 
     #[test]
     fn cells_hold_no_control_characters() {
-        let row = table_row(&entry());
-        assert_eq!(row[8], "429 rate_limited: Account daily [31m quota exceeded");
-        assert!(row.iter().all(|cell| !cell.chars().any(char::is_control)));
+        let cells = row(entry());
+        assert_eq!((&*cells[2], &*cells[9]), ("replayed", "429 rate_limited: Account daily [31m quota exceeded"));
+        assert!(cells.iter().all(|cell| !cell.chars().any(char::is_control)));
         let invalid = DeadLetter {
             last_error: None,
             to: None,
@@ -181,6 +197,6 @@ mod tests {
             detail: Some("has no `@`".to_owned()),
             ..entry()
         };
-        assert_eq!((&*table_row(&invalid)[6], &*table_row(&invalid)[8]), ("-", "to[0]: has no `@`"));
+        assert_eq!((&*row(invalid.clone())[7], &*row(invalid)[9]), ("-", "to[0]: has no `@`"));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::decode;
+use crate::{decode, suppress, suppress::AutoSuppress};
 
 /// How the writer takes and batches.
 #[derive(Debug, Clone)]
@@ -68,6 +68,7 @@ pub struct Writer {
     store: Arc<dyn DeadLetters>,
     options: Options,
     on_stored: Box<dyn Fn(Reason) + Send + Sync>,
+    suppressing: Option<AutoSuppress>,
     state: watch::Sender<WriterState>,
 }
 
@@ -83,7 +84,13 @@ impl Writer {
         on_stored: impl Fn(Reason) + Send + Sync + 'static,
     ) -> Writer {
         let state = watch::Sender::new(WriterState::Starting);
-        Writer { broker, store, options, on_stored: Box::new(on_stored), state }
+        Writer { broker, store, options, on_stored: Box::new(on_stored), suppressing: None, state }
+    }
+
+    /// Puts recipients that were refused for good on the suppression list, before their dead letters are acknowledged.
+    #[must_use]
+    pub fn suppressing(self, refused: Option<AutoSuppress>) -> Writer {
+        Writer { suppressing: refused, ..self }
     }
 
     pub fn state(&self) -> watch::Receiver<WriterState> {
@@ -136,7 +143,11 @@ impl Writer {
                 batch = self.gather(consumer, prefetch.now) => batch,
             };
             let Some(largest) = letters.iter().map(|l| l.body.len()).max() else { return Ok(()) };
-            match self.store_all(&letters, shutdown).await {
+            let stored = match self.store_all(&letters, shutdown).await {
+                Ok(stored) => self.suppress(&letters, shutdown).await.map(|()| stored),
+                stopping => stopping,
+            };
+            match stored {
                 Ok(stored) => {
                     for (settle, stored) in settles.into_iter().zip(stored) {
                         // What is not stored stays unsettled: the broker keeps it and the next consumer gets it.
@@ -235,6 +246,30 @@ impl Writer {
                     return Ok(Ok(written));
                 }
                 Err(Error::Refused(why)) => return Ok(Err(why)),
+                Err(e @ (Error::Unavailable(_) | Error::Misconfigured(_))) => self.waits(e.in_full()),
+            }
+            pause(&mut delays, shutdown).await?;
+        }
+    }
+
+    /// Lists who was refused, trying again while the store is away.
+    async fn suppress(&self, letters: &[StoredDeadLetter], shutdown: &CancellationToken) -> Result<(), Stopping> {
+        let Some(suppressing) = &self.suppressing else { return Ok(()) };
+        let refused: Vec<_> = letters.iter().filter_map(suppress::refused).collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let mut delays = self.delays();
+        loop {
+            match suppressing.list(&refused, now()).await {
+                Ok(()) => {
+                    self.writes();
+                    return Ok(());
+                }
+                Err(Error::Refused(why)) => {
+                    warn!(%why, recipients = refused.len(), "the store refuses entries of the suppression list; they are left out");
+                    return Ok(());
+                }
                 Err(e @ (Error::Unavailable(_) | Error::Misconfigured(_))) => self.waits(e.in_full()),
             }
             pause(&mut delays, shutdown).await?;

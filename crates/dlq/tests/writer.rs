@@ -11,9 +11,16 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use paceline_broker::{Broker, HeaderValue, Outgoing, Properties, Purpose, Route, Topology, memory::MemoryBroker};
-use paceline_core::{Class, DeadLetter, Journey, Reason, Timestamp, dead_letter::HEADER};
-use paceline_dlq::{Options, Writer, WriterState};
-use paceline_store::{BurstRule, DeadLetters, Error, Filter, PostgresStore, Stats, StoredDeadLetter, Written};
+use paceline_core::{
+    Class, DeadLetter, EmailAddress, Journey, Reason, Timestamp,
+    dead_letter::{DeadLetterError, HEADER},
+    suppression::Kind,
+};
+use paceline_dlq::{AutoSuppress, Options, Writer, WriterState};
+use paceline_store::{
+    BurstRule, DeadLetters, Error, Filter, Kept, Listed, Position, PostgresStore, SqliteStore, State, Stats, Status,
+    StoredDeadLetter, Suppressions, Written,
+};
 use paceline_testkit::Postgres;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -41,11 +48,16 @@ async fn broker() -> MemoryBroker {
 }
 
 fn start(broker: &MemoryBroker, store: Arc<dyn DeadLetters>) -> Running {
+    start_with(broker, store, None)
+}
+
+fn start_with(broker: &MemoryBroker, store: Arc<dyn DeadLetters>, suppressing: Option<AutoSuppress>) -> Running {
     let counts = Counts::default();
     let counted = counts.clone();
     let writer = Writer::new(Arc::new(broker.clone()), store, quick(), move |reason| {
         *counted.lock().unwrap().entry(reason).or_default() += 1;
-    });
+    })
+    .suppressing(suppressing);
     let stop = CancellationToken::new();
     let (state, stopped) = (writer.state(), stop.clone());
     let task = tokio::spawn(async move { writer.run(stopped).await });
@@ -102,8 +114,8 @@ async fn publish(broker: &MemoryBroker, properties: Properties, body: impl Into<
 
 async fn all(store: &dyn DeadLetters) -> Vec<StoredDeadLetter> {
     let mut letters = Vec::new();
-    for entry in store.list(&Filter::default()).await.unwrap() {
-        letters.push(store.get(&entry.id).await.unwrap().unwrap());
+    for listed in store.list(&Filter::default()).await.unwrap() {
+        letters.push(store.get(&listed.entry.id).await.unwrap().unwrap());
     }
     letters
 }
@@ -332,8 +344,14 @@ impl DeadLetters for Picky {
             .collect())
     }
 
-    async fn list(&self, _: &Filter) -> Result<Vec<DeadLetter>, Error> {
-        Ok(self.letters.lock().unwrap().values().map(|l| l.entry.clone()).collect())
+    async fn list(&self, _: &Filter) -> Result<Vec<Listed>, Error> {
+        let open = Status { state: State::Open, job: None, settled_at: None };
+        let listed = |l: &StoredDeadLetter| Listed { entry: l.entry.clone(), status: open.clone() };
+        Ok(self.letters.lock().unwrap().values().map(listed).collect())
+    }
+
+    async fn page(&self, _: &Filter, _: Option<&Position>, _: u32) -> Result<Vec<Kept>, Error> {
+        Ok(Vec::new())
     }
 
     async fn get(&self, id: &str) -> Result<Option<StoredDeadLetter>, Error> {
@@ -366,4 +384,62 @@ async fn one_refused_entry_holds_up_no_other() {
     assert!(kept[0].entry.detail.as_deref().unwrap().contains("22021"));
     running.end().await;
     assert_eq!((broker.depth(DEAD).await.unwrap(), broker.held(DEAD)), (1, 0), "the broker keeps what no store takes");
+}
+
+/// The dead letter of a message to this one recipient, who was refused with this reply.
+fn refused(id: &str, to: &str, status: u16) -> (Properties, String) {
+    let now = Timestamp::from(std::time::SystemTime::now());
+    let error = DeadLetterError {
+        code: "recipient_refused".to_owned(),
+        http_status: Some(status),
+        provider_message: "unknown".to_owned(),
+    };
+    let entry = DeadLetter {
+        message_id: Some(format!("m-{id}")),
+        to: Some(to.to_owned()),
+        account: Some("relay".to_owned()),
+        last_error: Some(error),
+        ..DeadLetter::new(id.to_owned(), Reason::RejectedRecipient, &Journey::starting(now), now)
+    };
+    let body = format!(r#"{{"id":"m-{id}","from":"a@x.org","to":["{to}"],"text":"x"}}"#);
+    (header(serde_json::to_string(&entry).unwrap()), body)
+}
+
+#[tokio::test]
+async fn who_is_refused_for_good_is_listed_and_who_may_be_back_after_repeats() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::at(dir.path().join("store.db"), paceline_store::Options::default()));
+    let broker = broker().await;
+    let auto = AutoSuppress { list: store.clone(), repeats: 3 };
+    let running = start_with(&broker, store.clone(), Some(auto.clone()));
+    let refuse = async |id: &str, to: &str, status: u16| {
+        let (properties, body) = refused(id, to, status);
+        publish(&broker, properties, body).await;
+        running.until_all_is_acked().await;
+    };
+    let listed = async |to: &str| store.suppression(&EmailAddress::parse(to).unwrap()).await.unwrap();
+    refuse("1", "Gone@x.org", 550).await;
+    let entry = listed("gone@x.org").await.unwrap();
+    assert_eq!((entry.kind, entry.reason.as_str(), entry.until), (Kind::Hard, "bounce", None));
+    assert_eq!((entry.source.as_deref(), entry.note.as_deref()), (Some("relay"), Some("unknown")));
+
+    refuse("2", "may-be@x.org", 450).await;
+    refuse("3", "May-Be@x.org", 450).await;
+    // The same one again, as after a crash, is no repeat.
+    refuse("3", "May-Be@x.org", 450).await;
+    assert_eq!(listed("may-be@x.org").await, None);
+    refuse("4", "may-be@x.org", 450).await;
+    assert_eq!(listed("may-be@x.org").await.map(|e| e.kind), Some(Kind::Hard));
+    publish(&broker, whole("5"), &b"{}"[..]).await;
+    running.until_all_is_acked().await;
+    running.end().await;
+
+    // Off the list by an operator's word, and not told to list by itself.
+    store.unsuppress(&[EmailAddress::parse("gone@x.org").unwrap()], "ada", None).await.unwrap();
+    let plain = start(&broker, store.clone());
+    let (properties, body) = refused("6", "gone@x.org", 550);
+    publish(&broker, properties, body).await;
+    plain.until_all_is_acked().await;
+    assert_eq!(listed("gone@x.org").await, None);
+    plain.end().await;
 }

@@ -9,6 +9,9 @@ pub enum LimiterError {
     /// Asked, but no answer came: what was asked may have happened. Tokens count as spent; try again with backoff.
     #[error("limiter gave no answer in time: {reason}")]
     TimedOut { reason: String },
+    /// The embedded ledger's file cannot be used, or not now. The reason names it and what to do.
+    #[error("ledger: {reason}")]
+    Storage { reason: String },
     /// Answered with a refusal: the request or the server's settings are wrong. Trying again will not help.
     #[error("limiter refused the request: {reason}")]
     Refused { reason: String },

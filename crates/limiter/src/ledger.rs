@@ -18,8 +18,10 @@
 //! copy is a new claim. Digests are compared for attempt 1 of one entry only: a retry carries the recipients that
 //! remain, and a replayed copy may have been edited.
 
+mod entry;
 mod local;
 mod redis;
+mod sqlite;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -29,7 +31,7 @@ use std::{
 
 use async_trait::async_trait;
 
-pub use self::{local::LocalLedger, redis::RedisLedger};
+pub use self::{local::LocalLedger, redis::RedisLedger, sqlite::SqliteLedger};
 use crate::LimiterError;
 
 /// Ledger calls fail as limiter calls do: they share the connection.

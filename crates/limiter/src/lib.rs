@@ -2,7 +2,8 @@
 //!
 //! A worker sends all its waiting heads in one [`Ask`] and gets back *dated grants*: the moment, on the limiter's
 //! clock, from which each message may go. No bucket ever hands out more than `max(burst, largest cost) + t / interval`
-//! in any span `t`, counted on the dates, whatever the number of workers. Classes share what they have in common:
+//! in any span `t`, counted on the dates, whatever the number of workers; no quota window more than its limit in any span of
+//! its length; and never are more calls under way than there are slots. Classes share what they have in common:
 //! critical strictly first, then high : normal : low = 8 : 3 : 1; equal classes of one account take turns by destination.
 //!
 //! - [`Limiter`] is the port, [`redis::RedisLimiter`] the shared adapter, [`local::LocalLimiter`] the embedded one.
@@ -10,11 +11,14 @@
 //! - [`pacer::Pacer`] decides when a worker calls and with which heads. Pure: it takes `now`.
 //! - [`ledger::Ledger`] remembers which message was claimed, by whom, and what came of it.
 //! - [`fleet::Fleet`] counts live workers and hands out leases, so that a slow lane has one holder.
+//! - [`signals::Signals`] is what the fleet learns together: circuits and adaptive rates.
 //! - [`clock::ServerClock`] turns dates into this machine's time, never early.
 //!
 //! Times are microseconds of the limiter's clock (`_us`) and stay below 2⁵³, so that Lua's numbers hold them exactly.
 
+mod bucket;
 pub mod clock;
+mod cost;
 mod error;
 pub mod fleet;
 pub mod ledger;
@@ -22,13 +26,16 @@ pub mod local;
 pub mod pacer;
 pub mod redis;
 pub mod rules;
+pub mod signals;
 mod wire;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use paceline_core::{Class, Rate};
+use paceline_core::Class;
 
+pub use bucket::{BucketSpec, Kind, LONGEST_WINDOW_US};
+pub use cost::Cost;
 pub use error::LimiterError;
 
 /// How far ahead a grant may be dated, and how late it may be used: later than date + this it is void, and stays spent.
@@ -40,45 +47,12 @@ pub const CRITICAL_GAP_US: u64 = 5_000;
 
 /// Most buckets in one [`Ask`].
 pub const MAX_BUCKETS: usize = 4_000;
+/// Most buckets of one lane: a message has up to 50 recipients, each with a domain and limits of its own.
+pub const MAX_LANE_BUCKETS: usize = 1_000;
 /// Most heads, over all lanes, in one [`Ask`].
 pub const MAX_HEADS: usize = 10_000;
 /// No bucket holds, and no charge costs, more time than this (63 years): sums stay below 2⁵³.
 const MAX_DEBT_US: u64 = 2_000_000_000_000_000;
-
-/// One token bucket: its name in the shared state and its limits. Costs are recipients.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct BucketSpec {
-    /// Names the bucket for the whole fleet, e.g. `account:ses-eu`. Any text will do: it is data, never a pattern.
-    pub key: Arc<str>,
-    /// The time one token takes.
-    pub interval_us: u64,
-    /// Tokens a full bucket holds, at least 1.
-    pub burst: u32,
-    /// Tokens of `burst` that only critical mail may use; less than `burst`.
-    pub reserve: u32,
-    /// Lanes of several accounts meet here (fleet and tenant limits): no lane may date it ahead because some other
-    /// bucket of its own is slow. An account, always the first bucket of a lane, is protected anyway.
-    pub shared: bool,
-}
-
-impl BucketSpec {
-    /// A bucket of `rate` and `burst`, with `reserve_fraction` of the burst kept for critical mail.
-    pub fn new(key: impl Into<Arc<str>>, rate: Rate, burst: u32, reserve_fraction: f64) -> Self {
-        let interval_us = rate.interval_us().clamp(1, MAX_DEBT_US);
-        let most = u32::try_from(MAX_DEBT_US / interval_us).unwrap_or(u32::MAX);
-        let burst = burst.min(most).max(1);
-        // `as` saturates: a negative or absurd fraction becomes none or all but one.
-        let reserve = ((reserve_fraction * f64::from(burst)).floor() as u32).min(burst - 1);
-        BucketSpec { key: key.into(), interval_us, burst, reserve, shared: false }
-    }
-
-    /// Marks a limit that several accounts share.
-    #[must_use]
-    pub fn shared(mut self) -> Self {
-        self.shared = true;
-        self
-    }
-}
 
 /// The heads of one lane that all touch the same buckets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +63,7 @@ pub struct LaneAsk {
     /// Positions in [`Ask::buckets`], the account first, none twice.
     pub buckets: Vec<usize>,
     /// What each head costs, in the order of the queue; none is 0.
-    pub costs: Vec<u32>,
+    pub costs: Vec<Cost>,
     /// When the first head was first denied, or 0.
     pub since_us: u64,
     /// Names this lane of this worker for as long as it waits: `worker.lane`.
@@ -103,6 +77,30 @@ pub struct LaneAsk {
 pub struct Ask {
     pub buckets: Vec<BucketSpec>,
     pub lanes: Vec<LaneAsk>,
+    /// Who asks, where there are slots among the buckets: leases are its own.
+    pub worker: Arc<str>,
+    /// Calls it has under way, granted ones included, of each bucket of slots in `buckets`; 0 where none is said.
+    /// What is less than before has been given back.
+    pub held: Vec<Held>,
+    /// The [`Reply::epoch_us`] it was last told, or 0: a limiter whose state is younger knows that it lost some.
+    pub epoch_us: u64,
+}
+
+/// A worker's calls under way at one bucket of slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// A position in [`Ask::buckets`].
+    pub bucket: usize,
+    pub calls: u32,
+}
+
+/// What a window had granted before the limiter lost its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// A [`Kind::Window`].
+    pub window: BucketSpec,
+    /// Dates and costs, in any order; those older than the window's length do not matter.
+    pub spent: Vec<(u64, u64)>,
 }
 
 /// What kept a head back.
@@ -116,6 +114,10 @@ pub enum Why {
     Ticket,
     /// A slow bucket would have dated a shared one too far ahead.
     Gap,
+    /// A quota window is spent.
+    Quota,
+    /// All slots are taken.
+    Concurrency,
     /// Held by this worker itself ([`pacer::Pacer::hold_bucket`]): a pause, a Retry-After. Never in a [`Reply`].
     Hold,
 }
@@ -144,6 +146,11 @@ pub struct LaneGrant {
 pub struct Reply {
     /// The limiter's clock when it decided.
     pub now_us: u64,
+    /// When its state began.
+    pub epoch_us: u64,
+    /// The state of before is lost and nobody has told it again ([`Limiter::seed`]): windows are closed until they are
+    /// told, or as long as they are.
+    pub lost: bool,
     pub lanes: Vec<LaneGrant>,
 }
 
@@ -152,6 +159,10 @@ pub struct Reply {
 pub trait Limiter: Send + Sync {
     /// Grants what may go. After [`LimiterError::TimedOut`] the tokens may be spent: ask again, do not send.
     async fn ask(&self, ask: &Ask) -> Result<Reply, LimiterError>;
+
+    /// Tells windows what they had granted, as after a loss of the limiter's state. Each takes it once, beside what it
+    /// has granted since. With `complete`, windows that are not told about have granted nothing before.
+    async fn seed(&self, past: &[Seed], complete: bool) -> Result<(), LimiterError>;
 
     /// The limiter's clock.
     async fn now_us(&self) -> Result<u64, LimiterError>;
@@ -175,25 +186,45 @@ impl Ask {
         if self.lanes.len() > MAX_HEADS || self.heads() > MAX_HEADS {
             return refuse("too many heads in one call");
         }
-        for b in &self.buckets {
-            let fits = b.interval_us.checked_mul(u64::from(b.burst)).is_some_and(|span| span <= MAX_DEBT_US);
-            if b.interval_us == 0 || b.burst == 0 || b.reserve >= b.burst || !fits {
-                return refuse("a bucket's interval, burst or reserve is out of range");
-            }
+        if !self.buckets.iter().all(BucketSpec::fits) {
+            return refuse("a bucket's interval, length, limit or reserve is out of range");
+        }
+        if self.worker.is_empty() && self.buckets.iter().any(BucketSpec::is_slots) {
+            return refuse("slots are held by a worker, and no worker asks");
+        }
+        if !self.held.iter().all(|h| self.buckets.get(h.bucket).is_some_and(BucketSpec::is_slots)) {
+            return refuse("what is held must be slots");
         }
         for lane in &self.lanes {
-            if lane.buckets.is_empty() || lane.buckets.len() > 16 || lane.costs.is_empty() {
-                return refuse("a lane needs 1 to 16 buckets and at least one head");
+            if lane.buckets.is_empty() || lane.buckets.len() > MAX_LANE_BUCKETS || lane.costs.is_empty() {
+                return refuse("a lane needs at least one head, and one bucket but not too many");
             }
-            if lane.costs.contains(&0) {
-                return refuse("a head must cost at least 1");
+            if !lane.costs.iter().all(|c| c.fits(lane.buckets.len())) {
+                return refuse("a head must cost at least 1 at each of its buckets");
             }
             for (i, b) in lane.buckets.iter().enumerate() {
                 if *b >= self.buckets.len() || lane.buckets[..i].contains(b) {
                     return refuse("a lane names a bucket twice or one that is not there");
                 }
             }
+            if !matches!(self.buckets[lane.buckets[0]].kind, Kind::Rate { .. }) {
+                return refuse("a lane's first bucket is its account's rate");
+            }
         }
         Ok(())
+    }
+}
+
+impl Seed {
+    /// Checked, and added up by slot of the window: `{slot, cost}` in order.
+    pub(crate) fn by_slot(&self) -> Result<BTreeMap<u64, u64>, LimiterError> {
+        let Kind::Window { length_us, .. } = self.window.kind else {
+            return Err(LimiterError::Refused { reason: "only a window has a past to be told".to_owned() });
+        };
+        let mut costs = BTreeMap::new();
+        for (date_us, cost) in self.spent.iter().filter(|(_, cost)| *cost > 0) {
+            *costs.entry(date_us / bucket::slot_width(length_us)).or_default() += cost;
+        }
+        Ok(costs)
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    Ask, Limiter, LimiterError, Reply,
-    rules::{State, decide},
+    Ask, Limiter, LimiterError, Reply, Seed,
+    rules::{State, decide, tell},
 };
 
 /// This process's clock in epoch microseconds: set once, then monotonic, so it never goes back.
@@ -63,6 +63,11 @@ impl Limiter for LocalLimiter {
         // A panic inside `decide` leaves the state as it was before that call.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         decide(&mut state, ask, self.clock.now_us())
+    }
+
+    async fn seed(&self, past: &[Seed], complete: bool) -> Result<(), LimiterError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&mut state, past, complete, self.clock.now_us())
     }
 
     async fn now_us(&self) -> Result<u64, LimiterError> {

@@ -8,11 +8,14 @@
 //!   long as that keeps the average below one per [`CALL_GAP_US`];
 //! - only heads whose limits may have something for them soon are asked about, at most `max_heads` a call and never
 //!   more than there are free slots to send them with; where slots are scarce, critical first, then 8 : 3 : 1;
+//! - where calls at a time are limited, each call says what has ended since the last one ([`Pacer::release`]), within
+//!   [`CALL_GAP_US`] also when there is nothing else to ask;
 //! - heads of one *flow* (a lane's messages that touch the same buckets) go in the order pushed; flows are independent,
 //!   so a lane may hold thousands of tail domains. Work per call follows the flows that are due, not those that wait.
 
 mod flow;
 mod held;
+mod leases;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -26,9 +29,10 @@ use paceline_core::Class;
 
 use self::{
     flow::{Flow, FlowKey, Waiting},
+    leases::Leases,
     schedule::Schedule,
 };
-use crate::{Ask, BucketSpec, CALL_GAP_US, CRITICAL_GAP_US, LaneAsk, Reply, Why};
+use crate::{Ask, BucketSpec, CALL_GAP_US, CRITICAL_GAP_US, Cost, Kind, LaneAsk, Reply, Why};
 
 /// A lane as the broker names it; what is given back together.
 pub type LaneKey = Arc<str>;
@@ -49,8 +53,8 @@ const WEIGHT: [u64; 4] = [0, 3, 8, 24];
 pub struct Head<H> {
     /// Comes back with the grant.
     pub handle: H,
-    /// Recipients, at least 1.
-    pub cost: u32,
+    /// Recipients: at least 1 in each bucket.
+    pub cost: Cost,
     pub class: Class,
     /// Whose turn it is within the account; `tail` for all tail domains.
     pub destination: Arc<str>,
@@ -88,6 +92,8 @@ pub struct Hint {
     pub retry_at_us: u64,
     /// The bucket that binds.
     pub bucket: Arc<str>,
+    /// It binds only part of the lane's mail.
+    pub narrow: bool,
     pub why: Why,
 }
 
@@ -104,6 +110,10 @@ pub struct Pacer<H> {
     sharing: HashMap<(Arc<str>, Class), u32>,
     schedule: Schedule,
     holds: HashMap<Arc<str>, u64>,
+    /// What buckets are just now, where that is not as configured.
+    kinds: HashMap<Arc<str>, Kind>,
+    leases: Leases,
+    epoch_us: u64,
     next_flow: u64,
     next_head: u64,
     under_way: bool,
@@ -128,6 +138,9 @@ impl<H> Pacer<H> {
             sharing: HashMap::new(),
             schedule: Schedule::default(),
             holds: HashMap::new(),
+            kinds: HashMap::new(),
+            leases: Leases::default(),
+            epoch_us: 0,
             next_flow: 0,
             next_head: 0,
             under_way: false,
@@ -155,7 +168,7 @@ impl<H> Pacer<H> {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let was_empty = flow.heads.is_empty();
         flow.buckets = head.buckets;
-        flow.heads.push_back(Waiting { order: self.next_head, cost: head.cost.max(1), handle: head.handle });
+        flow.heads.push_back(Waiting { order: self.next_head, cost: head.cost, handle: head.handle });
         self.next_head += 1;
         if let Some((_, held)) = self.lanes.get_mut(&lane) {
             *held += 1;
@@ -173,7 +186,8 @@ impl<H> Pacer<H> {
         }
     }
 
-    /// When [`Pacer::begin`] will next have something to ask; `None` while a call is under way or nothing waits.
+    /// When [`Pacer::begin`] will next have something to ask or to say; `None` while a call is under way or nothing
+    /// waits.
     pub fn next_call_at(&self, now_us: u64) -> Option<u64> {
         if self.under_way {
             return None;
@@ -184,20 +198,40 @@ impl<H> Pacer<H> {
             let credit = self.calls_tat_us.saturating_sub(CALL_CREDIT * CALL_GAP_US);
             due.max(after(CRITICAL_GAP_US)).max(credit.min(after(CALL_GAP_US)))
         });
-        let at = match (regular, urgent) {
-            (Some(a), Some(b)) => a.min(b),
-            (a, b) => a.or(b)?,
-        };
+        let at = [regular, urgent, self.report_at(now_us)].into_iter().flatten().min()?;
         Some(at.max(self.not_before_us).max(now_us))
     }
 
-    /// Starts a call if one is due and something can be asked. `free_slots`: how many sends may be added now; with
-    /// none, nothing is asked, and the owner tries again when one is free rather than at [`Pacer::next_call_at`].
-    pub fn begin(&mut self, now_us: u64, free_slots: usize) -> Option<Call> {
-        if free_slots == 0 || self.next_call_at(now_us)? > now_us {
+    /// When [`Pacer::begin`] will next say what has ended, whether or not anything can be asked then.
+    pub fn report_at(&self, now_us: u64) -> Option<u64> {
+        if self.under_way || !self.leases.untold() {
             return None;
         }
-        let mut call = Call { ask: Ask::default(), asked: Vec::new() };
+        let at = self.last_call_us.map_or(0, |t| t + CALL_GAP_US);
+        Some(at.max(self.not_before_us).max(now_us))
+    }
+
+    /// A granted head's call has ended, or was not made: its slots, if its `buckets` name any, are free again.
+    pub fn release(&mut self, buckets: &[BucketSpec], now_us: u64) {
+        for id in self.leases.give_back(buckets) {
+            if let Some(flow) = self.flows.get(&id)
+                && !flow.in_call
+                && flow.hint.as_ref().is_some_and(|h| h.why == Why::Concurrency)
+            {
+                self.schedule.set(id, flow.class, now_us, false);
+            }
+        }
+    }
+
+    /// Starts a call if one is due and something can be asked or said. `free_slots`: how many sends may be added now;
+    /// with none, nothing is asked, and the owner tries again when one is free rather than at [`Pacer::next_call_at`].
+    pub fn begin(&mut self, now_us: u64, free_slots: usize) -> Option<Call> {
+        let report = self.report_at(now_us).is_some_and(|at| at <= now_us);
+        if (free_slots == 0 && !report) || self.next_call_at(now_us)? > now_us {
+            return None;
+        }
+        let ask = Ask { worker: self.worker.clone(), epoch_us: self.epoch_us, ..Ask::default() };
+        let mut call = Call { ask, asked: Vec::new() };
         let mut buckets: HashMap<Arc<str>, usize> = HashMap::new();
         let mut left = free_slots.min(self.max_heads);
         let mut passed: Vec<(u64, Class, u64)> = Vec::new();
@@ -206,15 +240,15 @@ impl<H> Pacer<H> {
             && let Some((class, id)) = self.schedule.pop_due(now_us + CALL_GAP_US, |c| self.slot_tags[c.index()])
         {
             let Some(flow) = self.flows.get(&id) else { continue };
-            if let Some((until, bucket)) = self.held_until(flow, now_us) {
+            if let Some((until, bucket, narrow)) = self.held_until(flow, now_us) {
                 if let Some(flow) = self.flows.get_mut(&id) {
-                    flow.hint = Some(Hint { retry_at_us: until, bucket, why: Why::Hold });
+                    flow.hint = Some(Hint { retry_at_us: until, bucket, narrow, why: Why::Hold });
                 }
                 passed.push((id, class, until));
                 continue;
             }
             let sharing = flow.account().and_then(|a| self.sharing.get(&(a, class)).copied()).unwrap_or(1);
-            let take = flow.worth_asking(sharing, COVER_US).min(left);
+            let take = flow.worth_asking(sharing, COVER_US, &self.kinds).min(left);
             if call.ask.buckets.len() + flow.buckets.len() > crate::MAX_BUCKETS {
                 passed.push((id, class, now_us));
                 break;
@@ -223,7 +257,8 @@ impl<H> Pacer<H> {
             self.slot_tags[class.index()] += take as u64 * WEIGHT[class.index()];
             let positions = flow.buckets.iter().map(|b| {
                 *buckets.entry(b.key.clone()).or_insert_with(|| {
-                    call.ask.buckets.push(b.clone());
+                    let kind = self.kinds.get(&b.key).copied().unwrap_or(b.kind);
+                    call.ask.buckets.push(BucketSpec { kind, ..b.clone() });
                     call.ask.buckets.len() - 1
                 })
             });
@@ -231,7 +266,7 @@ impl<H> Pacer<H> {
                 class,
                 destination: flow.destination.clone(),
                 buckets: positions.collect(),
-                costs: flow.heads.iter().take(take).map(|h| h.cost).collect(),
+                costs: flow.heads.iter().take(take).map(|h| h.cost.clone()).collect(),
                 since_us: flow.since_us,
                 id: flow.name.clone(),
                 seq: flow.seq,
@@ -244,9 +279,10 @@ impl<H> Pacer<H> {
         for (id, class, due) in passed {
             self.schedule.set(id, class, due, false);
         }
-        if call.asked.is_empty() {
+        if call.asked.is_empty() && !report {
             return None;
         }
+        self.leases.tell(&mut call.ask);
         self.under_way = true;
         self.last_call_us = Some(now_us);
         self.calls_tat_us = self.calls_tat_us.max(now_us) + CALL_GAP_US;
@@ -259,12 +295,15 @@ impl<H> Pacer<H> {
         self.under_way = false;
         self.failures = 0;
         self.not_before_us = 0;
+        self.epoch_us = reply.epoch_us;
+        self.leases.told(&call.ask);
         let mut granted = Vec::new();
         let no_answer = crate::LaneGrant::default();
         for (i, (id, orders)) in call.asked.into_iter().enumerate() {
             let answer = reply.lanes.get(i).unwrap_or(&no_answer);
             let Some(flow) = self.flows.get_mut(&id) else {
                 self.wasted += answer.dates_us.len() as u64;
+                self.correct(&call.ask, i);
                 continue;
             };
             flow.in_call = false;
@@ -273,19 +312,26 @@ impl<H> Pacer<H> {
                 match flow.heads.front() {
                     Some(front) if front.order == order => {
                         if let Some(head) = flow.heads.pop_front() {
+                            self.leases.take(&flow.buckets);
                             granted.push(Granted { handle: head.handle, date_us, lane: flow.lane.clone() });
                         }
                     }
                     _ => self.wasted += 1,
                 }
             }
+            let wasted = answer.dates_us.len() > granted.len() - before;
             flow.seq += answer.dates_us.len() as u64;
             if !answer.dates_us.is_empty() {
                 flow.since_us = 0;
             }
             flow.hint = answer.denied.and_then(|d| {
-                let bucket = call.ask.buckets.get(d.bucket)?.key.clone();
-                Some(Hint { retry_at_us: d.retry_at_us, bucket, why: d.why })
+                let bucket = call.ask.buckets.get(d.bucket)?;
+                if d.why == Why::Concurrency {
+                    self.leases.wait(&bucket.key, id);
+                }
+                // Another flow may see the same bucket otherwise.
+                let narrow = flow.buckets.iter().any(|b| b.narrow && b.key == bucket.key);
+                Some(Hint { retry_at_us: d.retry_at_us, bucket: bucket.key.clone(), narrow, why: d.why })
             });
             if flow.hint.is_some() && flow.since_us == 0 {
                 flow.since_us = reply.now_us;
@@ -293,6 +339,9 @@ impl<H> Pacer<H> {
             let (class, lane) = (flow.class, flow.lane.clone());
             let due = flow.hint.as_ref().map_or(reply.now_us, |h| h.retry_at_us);
             let empty = flow.heads.is_empty();
+            if wasted {
+                self.correct(&call.ask, i);
+            }
             if let Some((_, held)) = self.lanes.get_mut(&lane) {
                 *held -= granted.len() - before;
             }
@@ -310,6 +359,8 @@ impl<H> Pacer<H> {
         self.under_way = false;
         self.not_before_us = now_us + (BACKOFF_US.0 << self.failures.min(10)).min(BACKOFF_US.1);
         self.failures += 1;
+        // It may have granted something all the same.
+        call.ask.buckets.iter().for_each(|b| self.leases.correct(b));
         for (id, _) in call.asked {
             let Some(flow) = self.flows.get_mut(&id) else { continue };
             flow.in_call = false;
@@ -327,12 +378,19 @@ impl<H> Pacer<H> {
         self.wasted
     }
 
-    fn held_until(&self, flow: &Flow<H>, now_us: u64) -> Option<(u64, Arc<str>)> {
+    /// Leases of the `lane`-th lane of an ask were given for nothing.
+    fn correct(&mut self, ask: &Ask, lane: usize) {
+        for &bucket in &ask.lanes[lane].buckets {
+            self.leases.correct(&ask.buckets[bucket]);
+        }
+    }
+
+    fn held_until(&self, flow: &Flow<H>, now_us: u64) -> Option<(u64, Arc<str>, bool)> {
         if self.holds.is_empty() {
             return None;
         }
         let until = |b: &BucketSpec| self.holds.get(&b.key).copied().filter(|t| *t > now_us);
-        flow.buckets.iter().filter_map(|b| Some((until(b)?, b.key.clone()))).max()
+        flow.buckets.iter().filter_map(|b| Some((until(b)?, b.key.clone(), b.narrow))).max()
     }
 
     /// A class without due heads does not save up slots.
@@ -368,6 +426,7 @@ impl<H> Pacer<H> {
     fn forget(&mut self, id: u64) {
         let Some(flow) = self.flows.remove(&id) else { return };
         self.schedule.remove(id);
+        self.leases.forget(id, &flow.buckets);
         self.by_key.remove(&FlowKey::new(&flow.lane, flow.class, &flow.destination, &flow.buckets));
         if let Some((ids, held)) = self.lanes.get_mut(&flow.lane) {
             ids.remove(&id);

@@ -1,4 +1,5 @@
-//! The shared limiter: `limiter.lua` inside Redis (or Valkey), and the connection that the ledger and fleet use too.
+//! The shared limiter: `windows.lua` and `limiter.lua`, one script, inside Redis (or Valkey), and the connection that the
+//! ledger and fleet use too.
 //!
 //! Every call has a time-out of its own and fails promptly while the server is away; the same object works again
 //! when it is back. All keys carry the hash tag `{prefix}`: a fleet lives on one node of a Cluster.
@@ -12,8 +13,8 @@ use async_trait::async_trait;
 pub use self::client::RedisClient;
 pub(crate) use self::client::Script;
 use crate::{
-    Ask, Limiter, LimiterError, Reply,
-    wire::{decode_reply, encode_ask},
+    Ask, BucketSpec, Limiter, LimiterError, Reply, Seed,
+    wire::{decode_reply, encode_ask, encode_seed},
 };
 
 /// The limiter that a fleet shares.
@@ -26,7 +27,11 @@ pub struct RedisLimiter {
 impl RedisLimiter {
     /// A limiter over `client`; nothing is sent yet.
     pub fn new(client: RedisClient) -> Self {
-        RedisLimiter { client, script: Script::new(include_str!("limiter.lua")), calls: AtomicU64::new(0) }
+        RedisLimiter {
+            client,
+            script: Script::new(concat!(include_str!("windows.lua"), include_str!("limiter.lua"))),
+            calls: AtomicU64::new(0),
+        }
     }
 
     /// The same call at a time of the caller's choosing, for replaying traces.
@@ -34,18 +39,33 @@ impl RedisLimiter {
         self.call(ask, Some(now_us)).await
     }
 
+    /// [`Limiter::seed`] at a time of the caller's choosing.
+    pub async fn seed_at(&self, past: &[Seed], complete: bool, now_us: u64) -> Result<(), LimiterError> {
+        self.tell(past, complete, Some(now_us)).await
+    }
+
     async fn call(&self, ask: &Ask, now_us: Option<u64>) -> Result<Reply, LimiterError> {
         ask.check()?;
-        let mut keys = Vec::with_capacity(ask.buckets.len() + 1);
+        let reply = self.run(&ask.buckets, &encode_ask(ask)?, now_us).await?;
+        decode_reply(ask, &reply)
+    }
+
+    async fn tell(&self, past: &[Seed], complete: bool, now_us: Option<u64>) -> Result<(), LimiterError> {
+        let ask = Ask { buckets: past.iter().map(|s| s.window.clone()).collect(), ..Ask::default() };
+        ask.check()?;
+        let reply = self.run(&ask.buckets, &encode_seed(&ask.buckets, past, complete)?, now_us).await?;
+        decode_reply(&ask, &reply).map(drop)
+    }
+
+    async fn run(&self, buckets: &[BucketSpec], request: &[u8], now_us: Option<u64>) -> Result<Vec<u8>, LimiterError> {
+        let mut keys = Vec::with_capacity(buckets.len() + 1);
         keys.push(self.client.key("epoch", ""));
-        keys.extend(ask.buckets.iter().map(|b| self.client.key("limit", &b.key)));
-        let request = encode_ask(ask)?;
+        keys.extend(buckets.iter().map(|b| self.client.key("limit", &b.key)));
         let time = now_us.map(|t| t.to_string());
-        let mut args = vec![request.as_slice()];
+        let mut args = vec![request];
         args.extend(time.as_ref().map(|t| t.as_bytes()));
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let reply = self.client.run(&self.script, &keys, &args).await?;
-        decode_reply(ask, &reply)
+        self.client.run(&self.script, &keys, &args).await
     }
 }
 
@@ -53,6 +73,10 @@ impl RedisLimiter {
 impl Limiter for RedisLimiter {
     async fn ask(&self, ask: &Ask) -> Result<Reply, LimiterError> {
         self.call(ask, None).await
+    }
+
+    async fn seed(&self, past: &[Seed], complete: bool) -> Result<(), LimiterError> {
+        self.tell(past, complete, None).await
     }
 
     async fn now_us(&self) -> Result<u64, LimiterError> {

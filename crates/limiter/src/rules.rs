@@ -8,6 +8,11 @@
 //! moves `tat` to `max(tat, date) + c · T`. So a cost above the burst is granted from a full bucket and leaves a debt.
 //! A bucket nobody remembers counts as empty when the state began (`epoch`), so an emptied server grants no burst twice.
 //!
+//! **Windows** (quotas) count what was granted by slots of a 200th of their length; a head goes when everything granted
+//! in the last 201 slots leaves room for it and the reserve, see `window`. **Slots** are calls at a time: a head takes
+//! one where any is free, see `leases`. Both take part in everything below, slots with two exceptions: who waits there
+//! is who was denied, and nobody takes one out of turn, because there is no looking ahead that would serve others first.
+//!
 //! **Dates** reach up to 100 ms ahead for critical and as far as the reserve can hide for the others, so that
 //! one call serves many heads and critical mail still finds tokens at once.
 //!
@@ -24,9 +29,14 @@
 
 mod call;
 mod lane;
+mod leases;
 mod state;
+mod window;
 
-pub use self::{call::decide, state::State};
+pub use self::{
+    call::{decide, tell},
+    state::State,
+};
 
 /// Furthest date of a critical head, and of any head where the reserve allows.
 const HORIZON_US: u64 = crate::GRANT_LIFE_US;
@@ -42,6 +52,10 @@ const PATIENCE_US: u64 = 100_000;
 const GAP_US: u64 = crate::CALL_GAP_US;
 /// What stands is not written again for less than this: saves writes.
 const MARK_STEP_US: u64 = 5 * GAP_US;
+/// Where all slots are taken, mail other than critical asks so often; critical does at every call.
+const POLL_US: u64 = 2 * GAP_US;
+/// A lane that rests asks again after no longer than this.
+const REST_US: u64 = 60_000_000;
 /// A shared bucket may always be dated this far ahead.
 const SLACK_US: u64 = 2_000;
 /// What one token advances the virtual clock of high, normal and low: shares 8 : 3 : 1.

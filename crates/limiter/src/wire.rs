@@ -2,19 +2,25 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Ask, Denied, LaneGrant, LimiterError, Reply, Why};
+use crate::{Ask, BucketSpec, Cost, Denied, Kind, LaneGrant, LimiterError, Reply, Seed, Why};
 
 /// `{class, destination, buckets, runs, since, id, seq}`.
-type LaneOut<'a> = (usize, &'a str, Vec<usize>, Vec<u64>, u64, &'a str, u64);
+type LaneOut<'a> = (usize, &'a str, Vec<usize>, Vec<Run<'a>>, u64, &'a str, u64);
 /// `{dates − now, retry − now, bucket, why}`.
 type LaneIn = (Vec<u64>, u64, usize, u8);
+/// `{now, epoch, lost, lanes}`.
+type ReplyIn = (u64, u64, u8, Vec<LaneIn>);
+
+/// A cost, or how many heads in a row have the one before.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Run<'a> {
+    Number(u32),
+    Each(&'a [u32]),
+}
 
 /// The first argument of `limiter.lua`.
 pub(crate) fn encode_ask(ask: &Ask) -> Result<Vec<u8>, LimiterError> {
-    let mut specs = Vec::with_capacity(ask.buckets.len() * 4);
-    for b in &ask.buckets {
-        specs.extend([b.interval_us, u64::from(b.burst), u64::from(b.reserve), u64::from(b.shared)]);
-    }
     let lanes: Vec<LaneOut<'_>> = ask
         .lanes
         .iter()
@@ -23,12 +29,35 @@ pub(crate) fn encode_ask(ask: &Ask) -> Result<Vec<u8>, LimiterError> {
             (l.class.index(), &*l.destination, buckets, runs(&l.costs), l.since_us, &*l.id, l.seq)
         })
         .collect();
-    encode(&(specs, lanes))
+    let held: Vec<u64> = ask.held.iter().flat_map(|h| [h.bucket as u64 + 1, u64::from(h.calls)]).collect();
+    encode(&(specs(&ask.buckets), lanes, &*ask.worker, held, ask.epoch_us, [(); 0], 0))
+}
+
+/// Likewise, to tell windows their past: buckets as in an ask.
+pub(crate) fn encode_seed(buckets: &[BucketSpec], past: &[Seed], complete: bool) -> Result<Vec<u8>, LimiterError> {
+    let mut seeds = Vec::with_capacity(past.len());
+    for (i, seed) in past.iter().enumerate() {
+        let told: Vec<u64> = seed.by_slot()?.into_iter().flat_map(|(slot, cost)| [slot, cost]).collect();
+        seeds.push((i + 1, told));
+    }
+    encode(&(specs(buckets), [(); 0], "", [(); 0], 0, seeds, u8::from(complete)))
+}
+
+/// Four numbers a bucket.
+fn specs(buckets: &[BucketSpec]) -> Vec<u64> {
+    let numbers = |b: &BucketSpec| match b.kind {
+        Kind::Rate { interval_us, burst, reserve, shared } => {
+            [interval_us, u64::from(burst), u64::from(reserve), u64::from(shared)]
+        }
+        Kind::Window { length_us, limit, reserve } => [length_us, limit, reserve, 2],
+        Kind::Slots { limit, life_us } => [life_us, u64::from(limit), 0, 3],
+    };
+    buckets.iter().flat_map(numbers).collect()
 }
 
 /// The reply of `limiter.lua` to `ask`.
 pub(crate) fn decode_reply(ask: &Ask, bytes: &[u8]) -> Result<Reply, LimiterError> {
-    let (now_us, lanes): (u64, Vec<LaneIn>) = decode(bytes)?;
+    let (now_us, epoch_us, lost, lanes): ReplyIn = decode(bytes)?;
     if lanes.len() != ask.lanes.len() {
         return Err(unreadable("as many lanes as asked"));
     }
@@ -42,6 +71,8 @@ pub(crate) fn decode_reply(ask: &Ask, bytes: &[u8]) -> Result<Reply, LimiterErro
                 2 => Some(Why::Turn),
                 3 => Some(Why::Ticket),
                 4 => Some(Why::Gap),
+                5 => Some(Why::Quota),
+                6 => Some(Why::Concurrency),
                 _ => return Err(unreadable("a reason it knows")),
             };
             if dates.len() > asked.costs.len() {
@@ -58,17 +89,19 @@ pub(crate) fn decode_reply(ask: &Ask, bytes: &[u8]) -> Result<Reply, LimiterErro
             Ok(LaneGrant { dates_us, denied })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Reply { now_us, lanes })
+    Ok(Reply { now_us, epoch_us, lost: lost != 0, lanes })
 }
 
 /// `cost, count, cost, count …` of neighbours that cost the same: most lanes are one run.
-fn runs(costs: &[u32]) -> Vec<u64> {
-    let mut runs: Vec<u64> = Vec::with_capacity(2);
-    for &cost in costs {
-        match runs.as_mut_slice() {
-            [.., last, count] if *last == u64::from(cost) => *count += 1,
-            _ => runs.extend([u64::from(cost), 1]),
-        }
+fn runs(costs: &[Cost]) -> Vec<Run<'_>> {
+    let mut runs = Vec::with_capacity(2);
+    for same in costs.chunk_by(|a, b| a == b) {
+        runs.push(match &same[0] {
+            Cost::All(cost) => Run::Number(*cost),
+            Cost::Each(costs) => Run::Each(costs),
+        });
+        // At most `MAX_HEADS`: fits.
+        runs.push(Run::Number(same.len() as u32));
     }
     runs
 }
@@ -91,7 +124,11 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_cost_are_one_run() {
-        assert_eq!(runs(&[1, 1, 1, 7, 7, 1]), [1, 3, 7, 2, 1, 1]);
+        let of = |costs: &[Cost]| encode(&runs(costs)).unwrap();
+        let all = [1, 1, 1, 7, 7, 1].map(Cost::All);
+        assert_eq!(of(&all), encode(&[1, 3, 7, 2, 1, 1]).unwrap());
+        let each = Cost::Each([3, 1, 2].into());
+        assert_eq!(of(&[1.into(), each.clone(), each]), encode(&(1, 1, [3, 1, 2], 2)).unwrap());
         assert!(runs(&[]).is_empty());
     }
 
@@ -100,7 +137,7 @@ mod tests {
         let ask = Ask::default();
         assert!(decode_reply(&ask, &[]).is_err());
         assert!(decode_reply(&ask, b"\xff\xff").is_err());
-        let one_lane_too_many: (u64, Vec<LaneIn>) = (5, vec![(vec![], 0, 0, 0)]);
+        let one_lane_too_many: ReplyIn = (5, 5, 0, vec![(vec![], 0, 0, 0)]);
         assert!(decode_reply(&ask, &encode(&one_lane_too_many).unwrap()).is_err());
     }
 }

@@ -59,6 +59,32 @@ impl Answer {
         Outcome::Temporary { retry_after: self.retry_after(now), answer: self.says(code, words) }
     }
 
+    /// Over a limit of the account; `wait` where the answer's own `Retry-After` says nothing.
+    pub(crate) fn throttled(&self, code: &str, words: &str, wait: Option<Duration>, now: SystemTime) -> Outcome {
+        let retry_after = self.retry_after(now).or(wait);
+        Outcome::Throttled { scope: Scope::Account, retry_after, answer: self.says(code, words) }
+    }
+
+    /// An error in a form that is not the provider's: something in between has spoken. A refusal of the message is final,
+    /// so it is not believed from there.
+    pub(crate) fn by_stranger(&self, now: SystemTime) -> Outcome {
+        match self.status {
+            400 | 406 | 409 | 411 | 412 | 414..=419 | 422..=424 | 426..=428 | 430..=499 => {
+                self.temporary("unexpected_answer", &self.text(), now)
+            }
+            _ => self.by_status(&self.text(), now),
+        }
+    }
+
+    /// A 2xx that is not in the provider's form: something in between took the message, and may have passed it on.
+    pub(crate) fn strange_success(&self) -> Outcome {
+        Outcome::Uncertain { answer: self.says("unexpected_answer", &self.text()) }
+    }
+
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     /// What a status that is not 2xx means where nothing more particular is known. The table of `docs/providers/http.md`.
     ///
     /// A redirect, 404 and the like say that the account is set up wrongly: the mail is kept and the account looked at.
@@ -92,10 +118,25 @@ impl Answer {
     }
 }
 
+/// A provider's id for a message, where it is a text or a number of sensible length.
+pub(crate) fn id(value: Option<&serde_json::Value>) -> Option<String> {
+    let id = match value? {
+        serde_json::Value::String(text) => text.trim().to_owned(),
+        serde_json::Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    (1..=256).contains(&id.len()).then_some(id)
+}
+
 /// A message this provider cannot carry: refused before any call, with the field named.
 pub(crate) fn unsupported(field: &str, problem: &str) -> Outcome {
     let answer = ProviderAnswer::new("unsupported", None, &format!("{field}: {problem}"));
     Outcome::Rejected { what: Rejected::Message, answer }
+}
+
+/// [`unsupported`], as the error of a request that is being put together.
+pub(crate) fn refuse<T>(field: &str, problem: &str) -> Result<T, Box<Outcome>> {
+    Err(Box::new(unsupported(field, problem)))
 }
 
 #[cfg(test)]
@@ -115,6 +156,83 @@ pub(crate) mod tests {
             .map(|(n, v)| (HeaderName::try_from(*n).unwrap(), HeaderValue::from_bytes(v.as_bytes()).unwrap()))
             .collect();
         Answer { status, headers, body: body.into() }
+    }
+
+    /// A message from a named sender to two people, with `extra` over it.
+    pub(crate) fn message(extra: serde_json::Value) -> paceline_core::Message {
+        let mut body = serde_json::json!({
+            "id": "order-1", "from": {"email": "shop@b.org", "name": "Shöp"}, "subject": "Hi", "text": "t",
+            "to": ["u@gmail.com", {"email": "v@y.org", "name": "V"}],
+        });
+        for (key, value) in extra.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        paceline_core::Message::parse(body.to_string().as_bytes(), None, 20 << 20).unwrap()
+    }
+
+    /// [`message`] with something in every field.
+    pub(crate) fn full_message() -> paceline_core::Message {
+        message(serde_json::json!({
+            "class": "high", "stream": "receipts", "tenant": "acme",
+            "cc": ["C@x.org", "U@gmail.com"], "bcc": [{"email": "w@z.org", "name": "W, Jr"}, "c@x.org"],
+            "reply_to": {"email": "help@b.org", "name": "Help"}, "html": "<p>ü</p>",
+            "headers": {"List-Unsubscribe": "<https://x>", "X-Note": "ünïcode"},
+            "attachments": [
+                {"filename": "a \"1\".pdf", "content_type": "application/pdf", "content": "aGk="},
+                {"filename": "l.png", "content_type": "image/png", "content": "aGk=", "content_id": "logo"}],
+            "tags": ["receipt"], "metadata": {"order": "1", "class": "high"},
+        }))
+    }
+
+    /// Whom an outcome refuses, and whom it leaves.
+    pub(crate) fn gone(outcome: &Outcome) -> Vec<String> {
+        match outcome {
+            Outcome::Rejected { what: Rejected::Recipients(gone), .. } => gone.iter().map(ToString::to_string).collect(),
+            Outcome::Accepted { refused, .. } => refused.iter().map(|(email, _)| email.to_string()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Answers that no provider gives, whatever the provider: read by their status, and never as a final refusal of the
+    /// message nor as an acceptance.
+    pub(crate) fn strangers(outcome: impl Fn(&Answer) -> Outcome) {
+        let deep = format!(r#"{{"message":{}"#, "[".repeat(60_000));
+        let bodies: [Bytes; 9] = [
+            Bytes::new(),
+            Bytes::from_static(b"<html><h1>502 Bad Gateway</h1>"),
+            Bytes::from_static(b"null"),
+            Bytes::from_static(b"[]"),
+            Bytes::from_static(br#"{"unheard":"of"}"#),
+            Bytes::from_static(
+                br#"{"message":7,"Message":[],"name":{},"ErrorCode":{},"errors":{"code":1},"results":3,"id":[],"MessageID":0.5}"#,
+            ),
+            Bytes::from_static(b"\xff\xfe\x00"),
+            Bytes::from(deep),
+            Bytes::from("x".repeat(64 * 1024)),
+        ];
+        for body in bodies {
+            for (status, want) in [
+                (200, "uncertain unexpected_answer"),
+                (204, "uncertain unexpected_answer"),
+                (302, "rejected_account unexpected_redirect"),
+                (400, "temporary unexpected_answer 9s"),
+                (401, "rejected_account unauthorized"),
+                (403, "rejected_account forbidden"),
+                (404, "rejected_account not_found"),
+                (409, "temporary unexpected_answer 9s"),
+                (413, "rejected_message too_large"),
+                (422, "temporary unexpected_answer 9s"),
+                (429, "throttled rate_limited 9s"),
+                (500, "temporary server_error 9s"),
+                (502, "temporary bad_gateway 9s"),
+                (503, "temporary unavailable 9s"),
+                (504, "temporary gateway_timeout 9s"),
+            ] {
+                let got = outcome(&answer(status, &[("retry-after", "9")], body.clone()));
+                assert_eq!(brief(&got), want, "{status} {:?}", &body[..body.len().min(80)]);
+                assert!(got.answer().unwrap().message.chars().count() <= paceline_core::outcome::MAX_PROVIDER_MESSAGE);
+            }
+        }
     }
 
     /// `outcome` as one line for tables: label, code, seconds to wait.

@@ -15,6 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -25,10 +26,12 @@ use reqwest::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
 };
 
-use crate::{BuildError, HttpSettings, Secret, answer::Answer};
+use crate::{BuildError, HttpSettings, Secret, answer::Answer, batch::Called};
 
 /// Longest answer body read; what is longer is cut, and its connection closed.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Likewise of answers to batches: 500 messages with every recipient named.
+const MAX_LONG_ANSWER_BYTES: usize = 4 << 20;
 
 /// What came of a POST.
 #[derive(Debug)]
@@ -44,14 +47,47 @@ pub(crate) enum Exchange {
 impl Exchange {
     /// The outcome, with `read` for what an answer means.
     pub(crate) fn outcome(self, read: impl FnOnce(&Answer) -> Outcome) -> Outcome {
-        match self {
-            Exchange::Answered(answer) => read(&answer),
+        self.read(read).unwrap_or_else(|unanswered| unanswered)
+    }
+
+    /// The outcomes of `messages` that were posted together, with `read` for what an answer means.
+    pub(crate) fn outcomes(self, messages: usize, read: impl FnOnce(&Answer) -> Called) -> Called {
+        self.read(read).unwrap_or_else(|unanswered| Called::all(&unanswered, messages))
+    }
+
+    /// What `read` makes of the answer; `Err` with what no answer means.
+    fn read<T>(self, read: impl FnOnce(&Answer) -> T) -> Result<T, Outcome> {
+        Err(match self {
+            Exchange::Answered(answer) => return Ok(read(&answer)),
             Exchange::NotSent { code, problem } => {
                 Outcome::Temporary { retry_after: None, answer: ProviderAnswer::new(code, None, &problem) }
             }
             Exchange::Unknown { code, problem } => Outcome::Uncertain { answer: ProviderAnswer::new(code, None, &problem) },
-        }
+        })
     }
+}
+
+/// A header that carries a credential.
+pub(crate) type Credential = (HeaderName, HeaderValue);
+
+/// `Authorization: Bearer …`; `field` names the setting in errors.
+pub(crate) fn bearer(field: &'static str, token: &Secret) -> Result<Credential, BuildError> {
+    credential(AUTHORIZATION, field, token, |token| format!("Bearer {token}"))
+}
+
+/// A header made of a secret, which must be in printable ASCII without spaces.
+pub(crate) fn credential(
+    name: HeaderName,
+    field: &'static str,
+    secret: &Secret,
+    value: impl FnOnce(&str) -> String,
+) -> Result<Credential, BuildError> {
+    let secret = secret.expose();
+    let usable = !secret.is_empty() && secret.bytes().all(|b| (33..=126).contains(&b));
+    let value = usable.then(|| HeaderValue::try_from(value(secret)).ok()).flatten();
+    let mut value = value.ok_or(BuildError::Header { field })?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 /// A client for one account's one endpoint; URL and headers are made once.
@@ -59,12 +95,14 @@ pub(crate) struct Endpoint {
     client: Client,
     url: Url,
     headers: HeaderMap,
+    max_answer_bytes: usize,
+    total_timeout: Duration,
 }
 
 impl Endpoint {
     pub(crate) fn new(
         url: Url,
-        bearer: Option<(&'static str, &Secret)>,
+        credential: Option<Credential>,
         settings: &HttpSettings,
         user_agent: &str,
     ) -> Result<Endpoint, BuildError> {
@@ -74,25 +112,45 @@ impl Endpoint {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let agent = HeaderValue::from_str(user_agent).map_err(|_| BuildError::Header { field: "user_agent" })?;
         headers.insert(USER_AGENT, agent);
-        if let Some((field, token)) = bearer {
-            let token = token.expose();
-            let usable = !token.is_empty() && token.bytes().all(|b| (33..=126).contains(&b));
-            let value = usable.then(|| HeaderValue::try_from(format!("Bearer {token}")).ok()).flatten();
-            let mut value = value.ok_or(BuildError::Header { field })?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        Ok(Endpoint { client: client(&url, settings)?, url, headers })
+        headers.extend(credential);
+        let total_timeout = settings.total_timeout;
+        Ok(Endpoint { client: client(&url, settings)?, url, headers, max_answer_bytes: MAX_ANSWER_BYTES, total_timeout })
     }
 
-    /// Posts `body` once.
-    pub(crate) async fn post(&self, body: Vec<u8>, extra: Option<(HeaderName, HeaderValue)>) -> Exchange {
+    /// The same account at another path, over the same connections.
+    pub(crate) fn at(&self, path: &str) -> Endpoint {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        let (client, headers) = (self.client.clone(), self.headers.clone());
+        Endpoint { client, url, headers, max_answer_bytes: self.max_answer_bytes, total_timeout: self.total_timeout }
+    }
+
+    /// For answers that speak of many messages.
+    pub(crate) fn with_long_answers(self) -> Endpoint {
+        Endpoint { max_answer_bytes: MAX_LONG_ANSWER_BYTES, ..self }
+    }
+
+    /// How long a call may take in all.
+    pub(crate) fn total_timeout(&self) -> Duration {
+        self.total_timeout
+    }
+
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Posts `body` once, as JSON unless `extra` says otherwise.
+    pub(crate) async fn post(&self, body: Vec<u8>, extra: HeaderMap) -> Exchange {
+        self.post_within(body, extra, self.total_timeout).await
+    }
+
+    /// Likewise, with another total time-out.
+    pub(crate) async fn post_within(&self, body: Vec<u8>, extra: HeaderMap, within: Duration) -> Exchange {
         let written = Arc::new(AtomicBool::new(false));
         let mut request = Request::new(Method::POST, self.url.clone());
+        *request.timeout_mut() = Some(within);
         *request.headers_mut() = self.headers.clone();
-        if let Some((name, value)) = extra {
-            request.headers_mut().insert(name, value);
-        }
+        request.headers_mut().extend(extra);
         let body = Tracked { data: Some(Bytes::from(body)), written: Arc::clone(&written) };
         *request.body_mut() = Some(reqwest::Body::wrap(body));
         let mut response = match self.client.execute(request).await {
@@ -102,7 +160,7 @@ impl Endpoint {
         // From here on the status is known: a body that is cut, slow or endless changes nothing about that.
         let mut body = BytesMut::new();
         while let Ok(Some(chunk)) = response.chunk().await {
-            let room = MAX_ANSWER_BYTES - body.len();
+            let room = self.max_answer_bytes - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {
                 break;
@@ -149,6 +207,14 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
     }
 }
 
+/// The `base_url` of the configuration, else the provider's public address.
+pub(crate) fn base_url(configured: Option<Url>, public: &str) -> Result<Url, BuildError> {
+    match configured {
+        Some(url) => Ok(url),
+        None => Url::parse(public).map_err(|_| BuildError::Url { url: public.to_owned(), problem: "is no URL" }),
+    }
+}
+
 /// `base` with `path` appended to whatever path it has.
 pub(crate) fn append(mut base: Url, path: &str) -> Result<Url, BuildError> {
     check_base_url(&base)?;
@@ -160,7 +226,7 @@ pub(crate) fn append(mut base: Url, path: &str) -> Result<Url, BuildError> {
     Ok(base)
 }
 
-fn client(url: &Url, settings: &HttpSettings) -> Result<Client, BuildError> {
+pub(crate) fn client(url: &Url, settings: &HttpSettings) -> Result<Client, BuildError> {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Lost races are fine: then another one is installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -207,7 +273,7 @@ fn failed(error: &reqwest::Error, written: bool) -> Exchange {
 }
 
 /// The causes of an error, outermost left out where it only says "error sending request", without the URL.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut text = String::new();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -294,8 +360,7 @@ mod tests {
     fn tokens_that_would_break_the_header_are_refused() {
         for bad in ["", "a b", "a\r\nX: y", "clé"] {
             let secret = Secret::new(bad);
-            let made = Endpoint::new(url("http://127.0.0.1"), Some(("api_key", &secret)), &HttpSettings::default(), "t");
-            assert!(matches!(made, Err(BuildError::Header { field: "api_key" })), "{bad:?}");
+            assert!(matches!(bearer("api_key", &secret), Err(BuildError::Header { field: "api_key" })), "{bad:?}");
         }
     }
 }

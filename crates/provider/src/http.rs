@@ -6,14 +6,15 @@ use async_trait::async_trait;
 use paceline_core::{EmailAddress, Message, Outcome, ProviderAnswer, Rejected, Scope};
 use reqwest::{
     Url,
-    header::{HeaderName, HeaderValue},
+    header::{HeaderMap, HeaderName, HeaderValue},
 };
 use serde_json::{Map, Value};
 
 use crate::{
     Attempt, BuildError, HttpSettings, Provider, Secret,
     answer::{Answer, unsupported},
-    client::Endpoint,
+    client::{Endpoint, bearer},
+    json,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -25,7 +26,8 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(url: Url, token: Option<&Secret>, http: &HttpSettings, agent: &str) -> Result<Http, BuildError> {
-        Ok(Http { endpoint: Endpoint::new(url, token.map(|t| ("bearer_token", t)), http, agent)? })
+        let token = token.map(|t| bearer("bearer_token", t)).transpose()?;
+        Ok(Http { endpoint: Endpoint::new(url, token, http, agent)? })
     }
 }
 
@@ -38,7 +40,7 @@ impl Provider for Http {
         let Some(body) = request(attempt.message) else {
             return unsupported("body", "cannot be written as JSON");
         };
-        let exchange = self.endpoint.post(body, Some((IDEMPOTENCY_KEY, key))).await;
+        let exchange = self.endpoint.post(body, HeaderMap::from_iter([(IDEMPOTENCY_KEY, key)])).await;
         exchange.outcome(|answer| outcome(answer, attempt.message, SystemTime::now()))
     }
 
@@ -50,9 +52,7 @@ impl Provider for Http {
 
 /// The message in its own form.
 fn request(message: &Message) -> Option<Vec<u8>> {
-    let large: usize = message.attachments.iter().map(|a| a.content.len() + 128).sum();
-    let text = message.text.as_ref().map_or(0, String::len) + message.html.as_ref().map_or(0, String::len);
-    let mut bytes = Vec::with_capacity(1024 + large + text + text / 8);
+    let mut bytes = Vec::with_capacity(json::expected_len(message));
     serde_json::to_writer(&mut bytes, message).ok()?;
     Some(bytes)
 }

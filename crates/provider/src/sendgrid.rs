@@ -3,19 +3,21 @@
 //! `request` maps a message to the body of `POST /v3/mail/send`; `outcome` reads the answer. How each field is mapped,
 //! what is refused and what each answer means stands in `docs/providers/sendgrid.md`.
 
+mod batch;
 mod request;
 
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use paceline_core::{EmailAddress, Message, Outcome, Rejected, Scope};
-use reqwest::Url;
+use reqwest::{Url, header::HeaderMap};
 use serde_json::Value;
 
 use crate::{
     Attempt, BuildError, HttpSettings, Provider, Secret,
+    address::{Recipients, same},
     answer::Answer,
-    client::{Endpoint, append},
+    client::{Endpoint, append, base_url, bearer},
 };
 
 const BASE_URL: &str = "https://api.sendgrid.com";
@@ -28,11 +30,8 @@ pub(crate) struct SendGrid {
 
 impl SendGrid {
     pub(crate) fn new(key: &Secret, base: Option<Url>, http: &HttpSettings, agent: &str) -> Result<SendGrid, BuildError> {
-        let base = match base {
-            Some(base) => base,
-            None => Url::parse(BASE_URL).map_err(|_| BuildError::Url { url: BASE_URL.to_owned(), problem: "is no URL" })?,
-        };
-        Ok(SendGrid { endpoint: Endpoint::new(append(base, PATH)?, Some(("api_key", key)), http, agent)? })
+        let url = append(base_url(base, BASE_URL)?, PATH)?;
+        Ok(SendGrid { endpoint: Endpoint::new(url, Some(bearer("api_key", key)?), http, agent)? })
     }
 }
 
@@ -43,7 +42,7 @@ impl Provider for SendGrid {
             Ok(body) => body,
             Err(refused) => return *refused,
         };
-        let exchange = self.endpoint.post(body, None).await;
+        let exchange = self.endpoint.post(body, HeaderMap::new()).await;
         exchange.outcome(|answer| outcome(answer, attempt.message, SystemTime::now()))
     }
 
@@ -51,11 +50,24 @@ impl Provider for SendGrid {
     fn idempotent(&self) -> bool {
         false
     }
+
+    fn max_batch(&self) -> usize {
+        batch::MAX
+    }
+
+    /// Messages that differ in recipients, template data and metadata only. Files would have to be compared whole.
+    fn batch_key(&self, message: &Message) -> Option<u64> {
+        if message.attachments.is_empty() { request::Body::of(message).ok().map(request::Body::shared) } else { None }
+    }
+
+    async fn send_batch(&self, attempts: &[Attempt<'_>]) -> Vec<Outcome> {
+        crate::batch::send(self, attempts, batch::MAX, self.endpoint.total_timeout()).await
+    }
 }
 
 /// What an answer to the request for `message` means.
 fn outcome(answer: &Answer, message: &Message, now: SystemTime) -> Outcome {
-    if (200..300).contains(&answer.status) {
+    if answer.is_success() {
         return success(answer);
     }
     let errors = errors(answer);
@@ -77,10 +89,7 @@ fn outcome(answer: &Answer, message: &Message, now: SystemTime) -> Outcome {
             retry_after: answer.retry_after(now).or_else(|| answer.until_unix_seconds("x-ratelimit-reset", now)),
             answer: answer.says("rate_limited", &words),
         },
-        // A refusal of the message is final, so it is believed only in SendGrid's own form; a gateway's is not.
-        400 | 406 | 409 | 411 | 412 | 414..=419 | 422..=424 | 426..=499 if errors.is_none() => {
-            answer.temporary("unexpected_answer", &words, now)
-        }
+        _ if errors.is_none() => answer.by_stranger(now),
         400 => match errors.as_deref().and_then(|e| recipients_at_fault(e, message)) {
             Some(recipients) => answer.rejected(Rejected::Recipients(recipients), "invalid_recipient", &words),
             None => answer.by_status(&words, now),
@@ -96,7 +105,7 @@ fn success(answer: &Answer) -> Outcome {
     if answer.status == 202 || id.is_some() || answer.body.is_empty() {
         return Outcome::accepted(id);
     }
-    Outcome::Uncertain { answer: answer.says("unexpected_answer", &answer.text()) }
+    answer.strange_success()
 }
 
 struct ApiError {
@@ -119,7 +128,7 @@ fn errors(answer: &Answer) -> Option<Vec<ApiError>> {
 
 /// The recipients that errors name by position (`personalizations.0.to.1.email`), where nothing else is at fault.
 fn recipients_at_fault(errors: &[ApiError], message: &Message) -> Option<Vec<EmailAddress>> {
-    let sent = request::Recipients::of(message);
+    let sent = Recipients::of(message);
     let mut gone = Vec::new();
     for error in errors {
         let mut parts = error.field.split('.');
@@ -133,7 +142,7 @@ fn recipients_at_fault(errors: &[ApiError], message: &Message) -> Option<Vec<Ema
             _ => return None,
         };
         let index: usize = parts.next()?.parse().ok()?;
-        let email: &EmailAddress = list.get(index)?.email;
+        let email: &EmailAddress = &list.get(index)?.email;
         if !matches!(parts.next(), None | Some("email")) {
             return None;
         }
@@ -142,8 +151,7 @@ fn recipients_at_fault(errors: &[ApiError], message: &Message) -> Option<Vec<Ema
         }
     }
     // The same address given twice was sent once: both stand for the one that was refused.
-    let again: Vec<_> =
-        message.recipients().filter(|r| !gone.contains(r) && gone.iter().any(|g| request::same(g, r))).cloned().collect();
+    let again: Vec<_> = message.recipients().filter(|r| !gone.contains(r) && gone.iter().any(|g| same(g, r))).cloned().collect();
     gone.extend(again);
     Some(gone)
 }

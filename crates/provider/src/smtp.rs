@@ -5,7 +5,8 @@
 //! - **The end of the mail is the line.** Lost before it was written: `Temporary`. Lost after it and before the reply:
 //!   `Uncertain`. A kept connection that turns out closed is replaced once, before anything of the mail was written.
 //!
-//! What replies mean is in [`crate::smtp_reply`]; all of it in `docs/providers/smtp.md`.
+//! What replies mean is in [`crate::reply`], whom they concern in [`crate::smtp_reply`]; all of it in
+//! `docs/providers/smtp.md` and `docs/replies.md`.
 
 mod pool;
 mod transaction;
@@ -26,6 +27,7 @@ use self::{
 use crate::{
     Attempt, BuildError, HttpSettings, Provider, Secret,
     client::is_this_machine,
+    reply::ReplyRules,
     smtp_reply::{self, Stage},
 };
 
@@ -97,6 +99,7 @@ impl SmtpSettings {
 pub(crate) struct Smtp {
     route: Route,
     pool: Arc<Pool>,
+    rules: ReplyRules,
     total_timeout: Duration,
 }
 
@@ -129,6 +132,7 @@ impl Smtp {
             Tls::StartTls | Tls::Implicit => Some((tls_config(http)?, name)),
         };
         let pool = Pool::new(settings.max_connections, settings.messages_per_connection, settings.max_idle);
+        http.reply_rules.prepare();
         let route = Route {
             host,
             port: settings.port,
@@ -139,7 +143,7 @@ impl Smtp {
             connect_timeout: http.connect_timeout,
             reply_timeout: http.read_timeout,
         };
-        Ok(Smtp { route, pool, total_timeout: http.total_timeout })
+        Ok(Smtp { route, pool, rules: http.reply_rules.clone(), total_timeout: http.total_timeout })
     }
 
     /// One mail over a kept connection, or a new one.
@@ -165,7 +169,7 @@ impl Smtp {
                 Err(_) => return Err(late("no connection ready within total_timeout")),
             },
         };
-        let result = match timeout_at(deadline, transact(&mut connection, mail)).await {
+        let result = match timeout_at(deadline, transact(&mut connection, mail, &self.rules)).await {
             Ok(result) => result,
             Err(_) => Err(late("not done within total_timeout")),
         };
@@ -191,7 +195,7 @@ impl Smtp {
 
     fn failed(&self, failure: Failure, mail: &Mail<'_>) -> Outcome {
         match failure {
-            Failure::Refused { stage, reply } => smtp_reply::outcome(stage, &reply, &mail.recipients),
+            Failure::Refused { stage, reply } => smtp_reply::outcome(&self.rules, stage, &reply, &mail.recipients),
             Failure::Broken { code, problem, .. } => {
                 Outcome::Temporary { retry_after: None, answer: ProviderAnswer::new(code, None, &problem) }
             }

@@ -3,33 +3,21 @@
 //! `tls/` holds an authority and a certificate for `localhost`, both valid until 2126; the authority's key was thrown away.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::{path::PathBuf, sync::Arc};
+mod tls;
+
+use std::path::PathBuf;
 
 use paceline_core::{Message, Outcome};
 use paceline_provider::{Attempt, HttpSettings, Secret, Settings, Url, build};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tls::{acceptor, file};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use tokio_rustls::TlsAcceptor;
-
-fn file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
-}
 
 /// Answers each request of one packet with 202.
 async fn server() -> u16 {
-    let certificates = CertificateDer::pem_file_iter(file("server.pem")).unwrap().map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_file(file("server.key")).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .unwrap();
-    let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (acceptor, listener) = (acceptor(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {

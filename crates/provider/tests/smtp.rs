@@ -213,8 +213,8 @@ async fn lost_before_the_end_of_the_mail_is_temporary_and_after_it_uncertain() {
         (&[&[(".", SayAndClose("250-half\r\n"))]], "uncertain connection_lost"),
         (&[&[(".", Say(b"all fine\r\n"))]], "uncertain unreadable_reply"),
         (&[&[(".", Say(b"354 go on\r\n"))]], "uncertain unexpected_reply"),
-        (&[&[(".", SayAndClose("421 4.3.2 closing\r\n"))]], "temporary unavailable"),
-        (&[&[(".", SayAndClose("451 4.3.0 try later\r\n"))]], "temporary deferred"),
+        (&[&[(".", SayAndClose("421 4.3.2 closing\r\n"))]], "temporary deferred"),
+        (&[&[(".", SayAndClose("451 4.3.0 try later\r\n"))]], "temporary try_later"),
     ] {
         let server = server(script).await;
         let provider = if want.ends_with("timeout") { impatient(&server) } else { smtp(&server, |_| {}) };
@@ -234,8 +234,8 @@ async fn refusals_at_every_stage() {
         (&[&[("RCPT", Say(b"550 5.1.1 unknown\r\n"))]], "rejected_recipient recipient_refused"),
         (&[&[("RCPT", Say(b"450 4.2.0 Greylisted\r\n"))]], "greylisted greylisted"),
         (&[&[("RCPT", Say(b"535 5.7.8 log in\r\n"))]], "rejected_account authentication_failed"),
-        (&[&[("DATA", Say(b"554 5.5.1 no valid recipients\r\n"))]], "rejected_recipient recipient_refused"),
-        (&[&[(".", Say(b"554 5.7.1 spam\r\n"))]], "rejected_message message_refused"),
+        (&[&[("DATA", Say(b"554 5.5.1 no valid recipients\r\n"))]], "rejected_recipient recipient_unknown"),
+        (&[&[(".", Say(b"554 5.7.1 spam\r\n"))]], "rejected_message spam_or_virus"),
     ] {
         assert_eq!(once(script).await.0, want);
     }
@@ -252,7 +252,7 @@ async fn a_connection_serves_on_after_a_refusal() {
     }
     assert_eq!(
         got,
-        ["temporary deferred", "rejected_recipient recipient_refused", "rejected_message message_refused", "accepted"]
+        ["temporary try_later", "rejected_recipient recipient_refused", "rejected_message spam_or_virus", "accepted"]
     );
     assert_eq!(server.connections(), 1);
 }
@@ -297,9 +297,9 @@ async fn each_recipient_has_a_reply_of_its_own() {
     assert_eq!(server.heard("DATA"), 1);
     // Nobody is sent a mail that another is to get later: the outcome could not say so.
     for (to, want) in [
-        (&["a@x.org", "later@x.org"] as &[&str], "temporary deferred"),
+        (&["a@x.org", "later@x.org"] as &[&str], "temporary try_later"),
         (&["a@x.org", "grey@x.org"], "greylisted greylisted"),
-        (&["grey@x.org", "later@x.org"], "temporary deferred"),
+        (&["grey@x.org", "later@x.org"], "temporary try_later"),
     ] {
         assert_eq!(brief(&send_to(&provider, to).await), want);
     }

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use crate::{
-    answer::{Answer, Api, Whose},
+    answer::{Answer, Whose, error},
+    api::{Api, NoCredential},
     bucket::Bucket,
     facts::Facts,
     scenario::{PerLimit, PerSequence, Rule, Scenario},
@@ -31,8 +32,8 @@ pub(crate) struct State {
     /// Attempts by message (or recipient) and rule.
     counts: HashMap<u64, u32>,
     buckets: HashMap<u64, Bucket>,
-    /// `Idempotency-Key`s accepted, with the number under which they were.
-    keys: HashMap<u64, u64>,
+    /// `Idempotency-Key`s accepted.
+    keys: HashMap<u64, Kept>,
     turns: HashMap<usize, u32>,
     random: u64,
 }
@@ -44,6 +45,14 @@ impl State {
         self.buckets.clear();
         self.turns.clear();
         self.random = scenario.seed;
+    }
+
+    /// Forgets an `Idempotency-Key` that was kept for the message of this number.
+    pub(crate) fn forget(&mut self, account: &str, key: &str, seq: u64) {
+        let key = self.hasher.hash_one((account, key));
+        if self.keys.get(&key).is_some_and(|kept| kept.seq == seq) {
+            self.keys.remove(&key);
+        }
     }
 
     /// Counts one more of `what`.
@@ -75,17 +84,28 @@ impl State {
     }
 }
 
+/// What an `Idempotency-Key` was accepted with.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// The number of the first message.
+    seq: u64,
+    /// Stands for the body.
+    body: u64,
+}
+
 /// A request as it was read.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) api: Api,
     pub(crate) path: &'a str,
-    /// The credential as it was sent, and a name for it.
-    pub(crate) key: Option<&'a str>,
+    /// The credential, and a name for it.
+    pub(crate) key: Result<Option<&'a str>, NoCredential>,
     pub(crate) account: &'a str,
     pub(crate) idempotency_key: Option<&'a str>,
+    pub(crate) body: &'a [u8],
+    /// Of the body, of which not all may have been kept.
     pub(crate) bytes: usize,
-    /// `None`: no JSON.
+    /// `None`: not in the API's form.
     pub(crate) facts: Option<&'a Facts<'a>>,
     /// Microseconds of the sandbox's own clock.
     pub(crate) now_us: u64,
@@ -101,7 +121,7 @@ pub(crate) struct Verdict {
     pub(crate) act: Act,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Act {
     Answer(Answer),
     /// The answer's body takes so long.
@@ -138,26 +158,55 @@ pub(crate) fn decide(scenario: &Scenario, state: &mut State, request: &Request<'
         Some(answer) => Verdict { seq, accepted: false, duplicate: false, delay: Duration::ZERO, act: Act::Answer(answer) },
         None => treat(scenario, state, request, seq),
     };
-    let facts = request.facts;
-    if verdict.accepted
-        && let (Api::Http, Some(key)) = (request.api, request.idempotency_key)
-    {
-        let key = state.hasher.hash_one((request.account, key));
-        if state.keys.len() >= MAX_COUNTED {
-            state.keys.clear();
-        }
-        let first = *state.keys.entry(key).or_insert(seq);
-        if first != seq {
-            verdict.accepted = false;
-            verdict.duplicate = true;
-            if let Act::Answer(answer) | Act::Slow(answer, _) = &mut verdict.act {
-                *answer = Answer::accepted(request.api, first);
+    if verdict.accepted {
+        match kept(state, request, seq) {
+            None => {}
+            Some(Ok(first)) => {
+                verdict.accepted = false;
+                verdict.duplicate = true;
+                if let Act::Answer(answer) | Act::Slow(answer, _) = &mut verdict.act {
+                    *answer = Answer::accepted(request.api, first, recipients(request));
+                }
+            }
+            Some(Err(refused)) => {
+                verdict.accepted = false;
+                verdict.act = Act::Answer(refused);
             }
         }
     }
+    count(state, request, &verdict);
+    verdict
+}
+
+fn recipients(request: &Request<'_>) -> usize {
+    request.facts.map_or(0, |f| f.recipients.len())
+}
+
+/// The number under which a request with this key was accepted before; an error where that was another request. A key that
+/// is new is kept.
+fn kept(state: &mut State, request: &Request<'_>, seq: u64) -> Option<Result<u64, Answer>> {
+    let key = request.idempotency_key.filter(|_| request.api.is_idempotent())?;
+    let key = state.hasher.hash_one((request.account, key));
+    // The generic form asks nothing of the body.
+    let body = if request.api == Api::Resend { state.hasher.hash_one(request.body) } else { 0 };
+    if state.keys.len() >= MAX_COUNTED {
+        state.keys.clear();
+    }
+    let first = *state.keys.entry(key).or_insert(Kept { seq, body });
+    if first.seq == seq {
+        return None;
+    }
+    if first.body == body {
+        return Some(Ok(first.seq));
+    }
+    let words = "Same idempotency key used with a different request payload.";
+    Some(Err(error(request.api, 409, "invalid_idempotent_request", words)))
+}
+
+fn count(state: &mut State, request: &Request<'_>, verdict: &Verdict) {
     let stats = &mut state.stats;
     if verdict.accepted {
-        let (recipients, domain) = facts.map_or((0, ""), |f| (f.recipients.len() as u64, f.domain()));
+        let (recipients, domain) = request.facts.map_or((0, ""), |f| (f.recipients.len() as u64, f.domain()));
         stats.count_accepted(recipients, domain);
     }
     match verdict.result() {
@@ -173,7 +222,6 @@ pub(crate) fn decide(scenario: &Scenario, state: &mut State, request: &Request<'
     if let Some(status) = verdict.status() {
         *stats.by_status.entry(status.as_u16()).or_default() += 1;
     }
-    verdict
 }
 
 /// What any provider would refuse, and what is over a limit.
@@ -182,17 +230,29 @@ fn refusal(scenario: &Scenario, state: &mut State, request: &Request<'_>) -> Opt
     if request.bytes > MAX_BODY_BYTES {
         return Some(Answer::refused(api, 413, "Payload too large", None));
     }
-    if !scenario.api_keys.is_empty() && !request.key.is_some_and(|key| scenario.api_keys.iter().any(|k| k == key)) {
+    let let_in = match request.key {
+        Err(NoCredential) => false,
+        Ok(key) => scenario.api_keys.is_empty() || key.is_some_and(|key| scenario.api_keys.iter().any(|k| k == key)),
+    };
+    if !let_in {
         return Some(Answer::unauthorized(api));
     }
     let Some(facts) = request.facts else {
-        return Some(Answer::refused(api, 400, "Bad Request: the body is no JSON", None));
+        let form = if api == Api::Mailgun { "form" } else { "JSON" };
+        return Some(Answer::refused(api, 400, &format!("Bad Request: the body is no {form}"), None));
     };
-    let missing = |words: &str, field| Some(Answer::refused(api, 400, words, Some(field)));
+    let missing = |words: &str, field| {
+        let status = if matches!(api, Api::Postmark | Api::Resend) { 422 } else { 400 };
+        Some(Answer::refused(api, status, words, Some(field)))
+    };
     let no_address = |email: &str| !email.split_once('@').is_some_and(|(l, d)| !l.is_empty() && !d.is_empty());
-    let (to, from) = match api {
-        Api::SendGrid => ("personalizations", "from.email"),
-        Api::Http => ("to", "from"),
+    let (to, from, subject, content) = match api {
+        Api::SendGrid => ("personalizations", "from.email", "subject", "content"),
+        Api::Ses => ("Destination", "FromEmailAddress", "Content.Simple.Subject", "Content"),
+        Api::Postmark => ("To", "From", "Subject", "TextBody"),
+        Api::SparkPost => ("recipients", "content.from", "content.subject", "content.text"),
+        Api::Mailgun | Api::Resend => ("to", "from", "subject", "text"),
+        Api::Http => ("to", "from", "subject", "content"),
     };
     if !facts.recipients.iter().any(|r| r.list == "to") {
         return missing("The to array is required for all personalization objects, and must have at least one email object.", to);
@@ -200,14 +260,17 @@ fn refusal(scenario: &Scenario, state: &mut State, request: &Request<'_>) -> Opt
     if let Some(bad) = facts.recipients.iter().find(|r| no_address(&r.email)) {
         return Some(Answer::rejected(api, bad));
     }
-    if facts.from.as_deref().is_none_or(no_address) {
+    // SparkPost's templates bring their own.
+    let from_elsewhere = api == Api::SparkPost && facts.template;
+    if facts.from.as_deref().is_none_or(no_address) && !from_elsewhere {
         return missing("The from email does not contain a valid address.", from);
     }
-    if api == Api::SendGrid && !facts.subject && !facts.template {
-        return missing("The subject is required. You can get around this requirement with a template that has one.", "subject");
+    let wants_subject = matches!(api, Api::SendGrid | Api::Ses | Api::Resend | Api::SparkPost);
+    if wants_subject && !facts.subject && !facts.template {
+        return missing("The subject is required. You can get around this requirement with a template that has one.", subject);
     }
     if !facts.content && !facts.template {
-        return missing("Unless a valid template is used, at least one content is required.", "content");
+        return missing("Unless a valid template is used, at least one content is required.", content);
     }
     over_limit(scenario, state, request, facts)
 }
@@ -263,7 +326,7 @@ fn treat(scenario: &Scenario, state: &mut State, request: &Request<'_>, seq: u64
         }
     }
     if scenario.rules.is_empty() {
-        return accept(Act::Answer(Answer::accepted(request.api, seq)), true);
+        return accept(Act::Answer(Answer::accepted(request.api, seq, facts.recipients.len())), true);
     }
     let id = facts.id.as_deref().unwrap_or_else(|| facts.recipients.first().map_or("", |r| &r.email));
     let attempt = if scenario.counts_attempts() { state.attempt(usize::MAX - 1, id) } else { 1 };
@@ -284,22 +347,23 @@ fn treat(scenario: &Scenario, state: &mut State, request: &Request<'_>, seq: u64
         }
         return verdict;
     }
-    accept(Act::Answer(Answer::accepted(request.api, seq)), true)
+    accept(Act::Answer(Answer::accepted(request.api, seq, facts.recipients.len())), true)
 }
 
 fn carry_out(step: Step, rule: Option<&Rule>, at: usize, request: &Request<'_>, facts: &Facts<'_>, seq: u64) -> Verdict {
     let api = request.api;
-    let accepted = || Answer::accepted(api, seq);
+    let n = facts.recipients.len();
+    let accepted = || Answer::accepted(api, seq, n);
     // A request that was read and not answered may well have been carried out: the worst case is the default.
     let silent = rule.is_none_or(|r| r.accepted);
     let mut delay = Duration::ZERO;
     let act = match step {
         Step::Accept => Act::Answer(accepted()),
-        Step::Status(status) => Act::Answer(Answer::of_status(api, status, seq)),
+        Step::Status(status) => Act::Answer(Answer::of_status(api, status, seq, n)),
         Step::Throttle(wait) => Act::Answer(Answer::throttled(api, Whose::Destination, wait)),
         Step::Reject => Act::Answer(match facts.recipients.get(at) {
             Some(recipient) => Answer::rejected(api, recipient),
-            None => Answer::of_status(api, 400, seq),
+            None => Answer::of_status(api, 400, seq, n),
         }),
         Step::Hang(time) => Act::Hang(time),
         Step::Drop | Step::DropUnread => Act::Drop,
@@ -318,7 +382,7 @@ fn carry_out(step: Step, rule: Option<&Rule>, at: usize, request: &Request<'_>, 
                 headers: own.headers.clone(),
                 body: own.body.clone(),
             },
-            None => Answer::of_status(api, 400, seq),
+            None => Answer::of_status(api, 400, seq, n),
         }),
     };
     let accepted = match &act {

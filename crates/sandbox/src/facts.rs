@@ -1,10 +1,17 @@
 //! What the sandbox wants to know of a request: who it is for, who from, which message; nothing else is kept.
 
+mod address;
+mod place;
+
 use std::borrow::Cow;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::answer::Api;
+use self::{
+    address::{address, addresses},
+    place::Place,
+};
+use crate::{api::Api, form};
 
 /// A recipient and where it stands in the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,83 +39,74 @@ pub(crate) struct Facts<'a> {
     pub(crate) subject: bool,
     pub(crate) content: bool,
     pub(crate) template: bool,
+    /// Of personalizations with an id of their own.
+    ids: Vec<(usize, Cow<'a, str>)>,
+    /// Name of the tag being read.
+    tag: Option<Cow<'a, str>>,
 }
+
+/// A body that cannot be read in its API's form.
+#[derive(Debug)]
+pub(crate) struct Unreadable;
 
 impl<'a> Facts<'a> {
     /// Reads a body. Of one that was cut (`whole` is false) it takes what stands before the cut; the rest counts as fine.
+    /// `content_type` matters to forms only.
     ///
     /// # Errors
-    /// It is no JSON.
-    pub(crate) fn read(api: Api, body: &'a [u8], whole: bool) -> Result<Facts<'a>, serde_json::Error> {
+    /// It is no JSON, or no form where the API wants one.
+    pub(crate) fn read(api: Api, content_type: &str, body: &'a [u8], whole: bool) -> Result<Facts<'a>, Unreadable> {
         let mut facts = Facts::default();
-        let mut reader = serde_json::Deserializer::from_slice(body);
-        let read = Walk { facts: &mut facts, place: Place::Top(api) }.deserialize(&mut reader);
-        match read.and_then(|()| reader.end()) {
-            Err(error) if whole || !error.is_eof() => Err(error),
-            Err(_) => {
-                facts.subject = true;
-                facts.content = true;
-                Ok(facts)
+        if api == Api::Mailgun {
+            let mut field = |name: &str, value: Cow<'a, str>| {
+                if let Some(place) = Place::of_field(name) {
+                    Walk { facts: &mut facts, place }.text(value);
+                }
+            };
+            form::read(content_type, body, &mut field).ok_or(Unreadable)?;
+        } else {
+            let mut reader = serde_json::Deserializer::from_slice(body);
+            let read = Walk { facts: &mut facts, place: Place::Top(api) }.deserialize(&mut reader);
+            match read.and_then(|()| reader.end()) {
+                Err(error) if whole || !error.is_eof() => return Err(Unreadable),
+                Err(_) | Ok(()) => {}
             }
-            Ok(()) => Ok(facts),
         }
+        if !whole {
+            facts.subject = true;
+            facts.content = true;
+        }
+        Ok(facts)
+    }
+
+    /// Reads a body of many messages: a list of them, or the list under `Messages`.
+    ///
+    /// # Errors
+    /// It is no such JSON, or was cut.
+    pub(crate) fn read_batch(api: Api, body: &'a [u8], whole: bool) -> Result<Vec<Facts<'a>>, Unreadable> {
+        let mut all = Vec::new();
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let read = Many { api, all: &mut all }.deserialize(&mut reader).and_then(|()| reader.end());
+        if read.is_ok() && whole { Ok(all) } else { Err(Unreadable) }
+    }
+
+    /// The messages of a request whose personalizations are one each; `None` where the request is one message.
+    pub(crate) fn split(&self) -> Option<Vec<Facts<'a>>> {
+        let one = |(n, id): &(usize, Cow<'a, str>)| Facts {
+            id: Some(id.clone()),
+            class: self.class.clone(),
+            from: self.from.clone(),
+            recipients: self.recipients.iter().filter(|r| r.personalization == *n).cloned().collect(),
+            ids: Vec::new(),
+            tag: None,
+            ..*self
+        };
+        (self.ids.len() > 1).then(|| self.ids.iter().map(one).collect())
     }
 
     /// Domain of the first recipient.
     pub(crate) fn domain(&self) -> &str {
         self.recipients.first().map_or("", Recipient::domain)
-    }
-}
-
-/// Where in the document the walk is.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Top(Api),
-    Personalizations,
-    Personalization(usize),
-    List(&'static str, usize),
-    To(&'static str, usize, usize),
-    From,
-    Args,
-    Id,
-    Class,
-    Subject,
-    Content,
-    Template,
-}
-
-impl Place {
-    fn child(self, key: &str) -> Option<Place> {
-        let list = |n| match key {
-            "to" => Some(Place::List("to", n)),
-            "cc" => Some(Place::List("cc", n)),
-            "bcc" => Some(Place::List("bcc", n)),
-            _ => None,
-        };
-        match (self, key) {
-            (Place::Top(Api::SendGrid), "personalizations") => Some(Place::Personalizations),
-            (Place::Top(Api::SendGrid), "custom_args") | (Place::Top(Api::Http), "metadata") => Some(Place::Args),
-            (Place::Top(Api::SendGrid), "content") | (Place::Top(Api::Http), "text" | "html") => Some(Place::Content),
-            (Place::Top(Api::SendGrid), "template_id") | (Place::Top(Api::Http), "template") => Some(Place::Template),
-            (Place::Top(_), "from") => Some(Place::From),
-            (Place::Top(_) | Place::Personalization(_), "subject") => Some(Place::Subject),
-            (Place::Top(Api::Http), "id") | (Place::Args, "paceline_id") => Some(Place::Id),
-            (Place::Top(Api::Http) | Place::Args, "class") => Some(Place::Class),
-            (Place::Personalization(_), "custom_args") => Some(Place::Args),
-            (Place::Top(Api::Http), _) => list(0),
-            (Place::Personalization(n), _) => list(n),
-            (Place::From | Place::To(..), "email") => Some(self),
-            _ => None,
-        }
-    }
-
-    fn element(self, index: usize) -> Option<Place> {
-        match self {
-            Place::Personalizations => Some(Place::Personalization(index)),
-            Place::List(list, n) => Some(Place::To(list, n, index)),
-            Place::Content => Some(Place::Content),
-            _ => None,
-        }
     }
 }
 
@@ -122,15 +120,79 @@ impl<'a> Walk<'_, 'a> {
         let facts = self.facts;
         match self.place {
             Place::To(list, personalization, index) => {
-                facts.recipients.push(Recipient { email: value, list, personalization, index });
+                facts.recipients.push(Recipient { email: address(value), list, personalization, index });
             }
-            Place::From => facts.from = Some(value),
+            // Several in one text, separated by commas.
+            Place::List(list, personalization) => {
+                for email in addresses(&value) {
+                    let index = facts.recipients.iter().filter(|r| r.list == list).count();
+                    facts.recipients.push(Recipient { email: email.into(), list, personalization, index });
+                }
+            }
+            Place::From => facts.from = Some(address(value)),
             Place::Id => facts.id = Some(value),
+            Place::IdOf(n) => {
+                facts.id = Some(value.clone());
+                facts.ids.push((n, value));
+            }
             Place::Class => facts.class = Some(value),
             Place::Subject => facts.subject |= !value.is_empty(),
             Place::Content => facts.content |= !value.is_empty(),
+            Place::Raw => {
+                facts.subject = true;
+                facts.content |= !value.is_empty();
+            }
             Place::Template => facts.template |= !value.is_empty(),
+            Place::TagName => facts.tag = Some(value),
+            Place::TagValue => match facts.tag.take().as_deref() {
+                Some("paceline_id") => facts.id = Some(value),
+                Some("class") => facts.class = Some(value),
+                _ => {}
+            },
             _ => {}
+        }
+    }
+}
+
+/// A list of messages.
+struct Many<'f, 'a> {
+    api: Api,
+    all: &'f mut Vec<Facts<'a>>,
+}
+
+impl<'a> DeserializeSeed<'a> for Many<'_, 'a> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Many<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of messages")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            if key == "Messages" {
+                map.next_value_seed(Many { api: self.api, all: &mut *self.all })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut seq: A) -> Result<(), A::Error> {
+        loop {
+            let mut facts = Facts::default();
+            if seq.next_element_seed(Walk { facts: &mut facts, place: Place::Top(self.api) })?.is_none() {
+                return Ok(());
+            }
+            self.all.push(facts);
         }
     }
 }
@@ -151,11 +213,12 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        if matches!(self.place, Place::Content) {
-            self.facts.content = true;
-        }
-        if matches!(self.place, Place::Template) {
-            self.facts.template = true;
+        match self.place {
+            Place::Content => self.facts.content = true,
+            Place::Template => self.facts.template = true,
+            Place::Raw => (self.facts.subject, self.facts.content) = (true, true),
+            Place::Tag => self.facts.tag = None,
+            _ => {}
         }
         while let Some(place) = map.next_key_seed(Key(self.place))? {
             match place {
@@ -201,6 +264,8 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
     }
 
     fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        // Postmark's templates have numbers.
+        self.facts.template |= matches!(self.place, Place::Template);
         Ok(())
     }
 
@@ -237,53 +302,4 @@ impl Visitor<'_> for Key {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SENDGRID: &str = r#"{"personalizations":[{"to":[{"email":"u@gmail.com","name":"U"},{"email":"\u0076@y.org"}],
-        "bcc":[{"email":"w@z.org"}],"custom_args":{"x":1}}],"from":{"email":"s@b.org"},"custom_args":{"paceline_id":"m-1","class":"high"},
-        "subject":"Hi","attachments":[{"content":[[{"email":7}]]}],"content":[{"type":"text/plain","value":"t"}]}"#;
-
-    #[test]
-    fn of_a_sendgrid_request() {
-        let facts = Facts::read(Api::SendGrid, SENDGRID.as_bytes(), true).unwrap();
-        let recipients: Vec<_> = facts.recipients.iter().map(|r| (&*r.email, r.list, r.personalization, r.index)).collect();
-        assert_eq!(recipients, [("u@gmail.com", "to", 0, 0), ("v@y.org", "to", 0, 1), ("w@z.org", "bcc", 0, 0)]);
-        assert_eq!(
-            (facts.id.as_deref(), facts.class.as_deref(), facts.from.as_deref()),
-            (Some("m-1"), Some("high"), Some("s@b.org"))
-        );
-        assert!(facts.subject && facts.content && !facts.template);
-        assert_eq!(facts.domain(), "gmail.com");
-    }
-
-    #[test]
-    fn of_an_http_request() {
-        let body = r#"{"id":"m-1","class":"low","from":{"name":"S","email":"s@b.org"},"to":["u@gmail.com"],"cc":[{"email":"v@y.org"}],"template":{"id":"t"}}"#;
-        let facts = Facts::read(Api::Http, body.as_bytes(), true).unwrap();
-        assert_eq!(
-            (facts.id.as_deref(), facts.class.as_deref(), facts.from.as_deref()),
-            (Some("m-1"), Some("low"), Some("s@b.org"))
-        );
-        assert_eq!((facts.recipients.len(), facts.subject, facts.content, facts.template), (2, false, false, true));
-    }
-
-    #[test]
-    fn what_stands_before_the_cut_is_known() {
-        let cut = SENDGRID.find("attachments").unwrap() + 20;
-        let facts = Facts::read(Api::SendGrid, &SENDGRID.as_bytes()[..cut], false).unwrap();
-        assert_eq!((facts.id.as_deref(), facts.recipients.len(), facts.content), (Some("m-1"), 3, true));
-        assert!(Facts::read(Api::SendGrid, &SENDGRID.as_bytes()[..cut], true).is_err());
-    }
-
-    #[test]
-    fn hostile_bodies_are_refused_or_hold_nothing() {
-        let deep = "[".repeat(100_000);
-        for bad in ["", "nonsense", "{", "{\"a\":1}x", &deep, "\u{0}"] {
-            assert!(Facts::read(Api::SendGrid, bad.as_bytes(), true).is_err(), "{}", &bad[..bad.len().min(20)]);
-        }
-        for odd in ["null", "7", "[]", "\"x\"", r#"{"personalizations":7,"from":[],"to":{"email":"a@b.c"}}"#] {
-            assert_eq!(Facts::read(Api::SendGrid, odd.as_bytes(), true).unwrap(), Facts::default(), "{odd}");
-        }
-    }
-}
+mod tests;

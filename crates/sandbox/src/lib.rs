@@ -1,17 +1,20 @@
 //! A fake provider, scriptable, for tests of one's own. Nothing it takes is ever delivered.
 //!
-//! - Speaks every HTTP API that Paceline's providers speak: SendGrid's `POST …/v3/mail/send`, and the generic `http` POST at
-//!   any other path. Refusals come in that API's own form.
+//! - Speaks every HTTP API that Paceline's providers speak, told apart by their paths; any other path is the generic `http`
+//!   POST. Credentials must be shown and refusals come in that API's own way.
 //! - Behaves as told by a [`Scenario`] (TOML) or by the recipient's address (`sandbox+503x2@…`); `docs/sandbox.md` has both.
 //! - Notes the exact time at which each request had been read, as NDJSON, off the path of the answer.
 //! - Is meant not to be what a benchmark measures: one lock and a handful of allocations a request.
 
 mod answer;
+mod api;
 mod arrivals;
+mod batch;
 mod bucket;
 mod decide;
 mod duration;
 mod facts;
+mod form;
 mod glob;
 mod scenario;
 mod serve;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 use paceline_core::Rate;
 
-use crate::{answer::Api, facts::Facts, glob::Glob, step::Sequence};
+use crate::{api::Api, facts::Facts, glob::Glob, step::Sequence};
 
 /// A script for the sandbox. The default one accepts everything that is well formed.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -13,20 +13,16 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Either, Full};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{AUTHORIZATION, HeaderMap},
-    server::conn::http1,
-    service::service_fn,
-};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinSet, time::Sleep};
 
 use crate::{
-    answer::{Answer, Api},
+    answer::Answer,
+    api::Api,
     arrivals::{Arrival, Arrivals},
-    decide::{self, Act, State},
+    batch,
+    decide::{self, Act, State, Verdict},
     facts::Facts,
     lock,
     scenario::Scenario,
@@ -146,23 +142,24 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
     let (body, length) = read(body).await?;
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let verdict = {
-        let facts = Facts::read(api, &body, length == body.len()).ok();
-        let account = account(&parts.headers);
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
+        let whole = length == body.len();
+        let credential = api.credential(&parts.headers);
+        let account = account(credential.as_ref().ok().and_then(Option::as_deref));
         let idempotency_key = header("idempotency-key");
         let request = decide::Request {
             api,
             path,
-            key: header("authorization").map(|v| v.strip_prefix("Bearer ").unwrap_or(v)),
+            key: credential.as_ref().map(Option::as_deref).map_err(|e| *e),
             account: &account,
             idempotency_key,
+            body: &body,
             bytes: length,
-            facts: facts.as_ref(),
+            facts: None,
             now_us: u64::try_from(shared.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
-        let verdict = decide::decide(&scenario, &mut lock(&shared.state), &request);
-        if let Some(arrivals) = &shared.arrivals {
-            let facts = facts.as_ref();
+        let write = |facts: Option<&Facts<'_>>, verdict: &Verdict| {
+            let Some(arrivals) = &shared.arrivals else { return };
             arrivals.push(&Arrival {
                 seq: verdict.seq,
                 at_us: u64::try_from(at.as_micros()).unwrap_or(u64::MAX),
@@ -178,8 +175,23 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
                 accepted: verdict.accepted,
                 result: verdict.result(),
             });
+        };
+        let is_batch = api.is_batch(path);
+        // A batch that cannot be read as such is no message either.
+        let content_type = header("content-type").unwrap_or_default();
+        let facts = if is_batch { None } else { Facts::read(api, content_type, &body, whole).ok() };
+        let batch = if is_batch { Facts::read_batch(api, &body, whole).ok() } else { facts.as_ref().and_then(Facts::split) };
+        if let Some(batch) = batch {
+            let permissive = header("x-batch-validation") == Some("permissive");
+            let (verdict, each) = batch::decide(&scenario, &mut lock(&shared.state), &request, &batch, permissive);
+            batch.iter().zip(&each).for_each(|(facts, verdict)| write(Some(facts), verdict));
+            verdict
+        } else {
+            let request = decide::Request { facts: facts.as_ref(), ..request };
+            let verdict = decide::decide(&scenario, &mut lock(&shared.state), &request);
+            write(facts.as_ref(), &verdict);
+            verdict
         }
-        verdict
     };
     if !verdict.delay.is_zero() {
         tokio::time::sleep(verdict.delay).await;
@@ -232,10 +244,10 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Closed> {
 }
 
 /// A name for the credential that does not give it away: the same for the same key, in every run.
-fn account(headers: &HeaderMap) -> String {
-    let Some(key) = headers.get(AUTHORIZATION) else { return "none".to_owned() };
+fn account(key: Option<&str>) -> String {
+    let Some(key) = key else { return "none".to_owned() };
     let mut hasher = DefaultHasher::new();
-    key.as_bytes().hash(&mut hasher);
+    key.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

@@ -7,13 +7,13 @@ use serde::Serialize;
 /// What a sandbox has seen since it started or was last reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Requests read in full, whatever became of them.
+    /// Requests read in full, whatever became of them. A batch counts as if each of its messages had come by itself.
     pub requests: u64,
     /// Requests taken for delivery, those with no answer included.
     pub accepted: u64,
     /// Recipients of accepted requests.
     pub accepted_recipients: u64,
-    /// Requests whose `Idempotency-Key` had been accepted before (`http` only); not counted as accepted again.
+    /// Requests whose `Idempotency-Key` had been accepted before (`http` and `resend`); not counted as accepted again.
     pub duplicates: u64,
     /// Requests answered with something else than acceptance.
     pub refused: u64,

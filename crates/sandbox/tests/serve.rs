@@ -355,3 +355,194 @@ async fn what_cannot_start_says_why() {
     let nowhere = Options { arrivals: Some("/nonexistent/arrivals".into()), ..Options::default() };
     assert!(Sandbox::start(nowhere).await.unwrap_err().to_string().contains("/nonexistent/arrivals"));
 }
+
+/// For each API that wants its caller to show a credential: path, headers that do, a message, its id, and its answers to
+/// acceptance, refusal of the recipient, a rate, an error of its own and a caller without credentials.
+struct Spoken {
+    path: &'static str,
+    headers: String,
+    body: fn(&str, &str) -> String,
+    accepted: (u16, &'static str),
+    rejected: (u16, &'static str),
+    throttled: (u16, &'static str),
+    unavailable: (u16, &'static str),
+    stranger: (u16, &'static str),
+}
+
+fn spoken() -> [Spoken; 5] {
+    let signature = format!(
+        "Authorization: AWS4-HMAC-SHA256 Credential=AKID/20260102/eu-west-1/ses/aws4_request, \
+         SignedHeaders=content-type;host;x-amz-date, Signature={}\r\nX-Amz-Date: 20260102T030405Z\r\n",
+        "0f".repeat(32)
+    );
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    [
+        Spoken {
+            path: "/eu/v2/email/outbound-emails",
+            headers: signature,
+            body: |id, to| {
+                format!(
+                    r#"{{"FromEmailAddress":"s@b.org","Destination":{{"ToAddresses":["{to}"]}},"EmailTags":[{{"Name":"paceline_id","Value":"{id}"}}],
+                    "Content":{{"Simple":{{"Subject":{{"Data":"Hi"}},"Body":{{"Text":{{"Data":"t"}}}}}}}}}}"#
+                )
+            },
+            accepted: (200, r#"{"MessageId":"0102000000000000-"#),
+            rejected: (400, r#"{"message":"Illegal address: sandbox+reject"#),
+            throttled: (429, "Maximum sending rate exceeded."),
+            unavailable: (503, r#"{"message":"Service Unavailable"}"#),
+            stranger: (403, "Missing Authentication Token"),
+        },
+        Spoken {
+            path: "/email",
+            headers: "X-Postmark-Server-Token: t-1\r\n".to_owned(),
+            body: |id, to| format!(r#"{{"From":"s@b.org","To":"{to}","TextBody":"t","Metadata":{{"paceline_id":"{id}"}}}}"#),
+            accepted: (200, r#""ErrorCode":0"#),
+            rejected: (422, r#"{"ErrorCode":406,"#),
+            throttled: (429, r#"{"ErrorCode":429,"#),
+            unavailable: (503, r#"{"ErrorCode":100,"#),
+            stranger: (401, r#"{"ErrorCode":10,"#),
+        },
+        Spoken {
+            path: "/v3/mg.b.org/messages",
+            headers: format!("Authorization: Basic YXBpOmtleS0x\r\n{form}"),
+            body: |id, to| format!("from=s@b.org&to={}&text=t&v:paceline_id={id}", to.replace('+', "%2B")),
+            accepted: (200, r#"Queued. Thank you."#),
+            rejected: (400, "'to' parameter is not a valid address"),
+            throttled: (429, "request limit exceeded, try again after "),
+            unavailable: (503, r#"{"message":"Service Unavailable"}"#),
+            stranger: (401, "Forbidden"),
+        },
+        Spoken {
+            path: "/emails",
+            headers: "Authorization: Bearer re_1\r\n".to_owned(),
+            body: |id, to| {
+                format!(
+                    r#"{{"from":"s@b.org","to":["{to}"],"subject":"Hi","text":"t","tags":[{{"name":"paceline_id","value":"{id}"}}]}}"#
+                )
+            },
+            accepted: (200, r#"{"id":"5a4db0c5-"#),
+            rejected: (422, r#""name":"validation_error""#),
+            throttled: (429, r#""name":"rate_limit_exceeded""#),
+            unavailable: (503, r#""name":"service_unavailable""#),
+            stranger: (401, r#""name":"missing_api_key""#),
+        },
+        Spoken {
+            path: "/api/v1/transmissions",
+            headers: "Authorization: key-1\r\n".to_owned(),
+            body: |id, to| {
+                format!(
+                    r#"{{"recipients":[{{"address":{{"email":"{to}"}}}}],"content":{{"from":"s@b.org","subject":"Hi","text":"t"}},"metadata":{{"paceline_id":"{id}"}}}}"#
+                )
+            },
+            accepted: (200, r#""total_accepted_recipients":1"#),
+            rejected: (400, r#""code":"5002""#),
+            throttled: (429, "Too many requests"),
+            unavailable: (503, "Service Unavailable"),
+            stranger: (401, "Unauthorized."),
+        },
+    ]
+}
+
+#[tokio::test]
+async fn every_api_answers_in_its_own_form() {
+    let sandbox = sandbox("").await;
+    for Spoken { path, headers, body, accepted, rejected, throttled, unavailable, stranger } in spoken() {
+        for (to, headers, (status, words)) in [
+            ("u@gmail.com", headers.as_str(), accepted),
+            ("sandbox+reject@x.org", &headers, rejected),
+            ("sandbox+throttle-7s@x.org", &headers, throttled),
+            ("sandbox+503@x.org", &headers, unavailable),
+            ("u@gmail.com", "Content-Type: application/x-www-form-urlencoded\r\n", stranger),
+        ] {
+            let got = post(&sandbox, path, headers, &body("m-1", to)).await;
+            assert!(got.status == status && got.body.contains(words), "{path} {to}: {got:?}");
+            assert_eq!(got.header("retry-after"), (status == 429).then_some("7"), "{path} {to}");
+        }
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            // Another API's message of this id would have been counted along.
+            let message = body(&path.replace('/', "-"), "sandbox+503x2@x.org");
+            statuses.push(post(&sandbox, path, &headers, &message).await.status);
+        }
+        assert_eq!(statuses, [503, 503, 200], "{path}: the id is found");
+    }
+    let stats = sandbox.stop().await;
+    assert_eq!((stats.requests, stats.accepted, stats.accepted_recipients), (40, 10, 10));
+}
+
+#[tokio::test]
+async fn keys_of_every_api_are_checked_where_the_scenario_names_them() {
+    let sandbox = sandbox("api_key = [\"AKID\", \"t-1\", \"key-1\", \"re_1\"]").await;
+    for Spoken { path, headers, body, accepted: (status, _), .. } in spoken() {
+        assert_eq!(post(&sandbox, path, &headers, &body("m-1", "u@x.org")).await.status, status, "{path}");
+    }
+    sandbox.set_scenario(Scenario::from_toml("api_key = \"another\"").unwrap());
+    for Spoken { path, headers, body, stranger: (status, _), .. } in spoken() {
+        assert_eq!(post(&sandbox, path, &headers, &body("m-1", "u@x.org")).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn resend_knows_a_key_by_its_request() {
+    let sandbox = sandbox("").await;
+    let headers = "Authorization: Bearer re_1\r\nIdempotency-Key: k-1\r\n";
+    let body = r#"{"from":"s@b.org","to":["u@x.org"],"subject":"Hi","text":"t"}"#;
+    let first = post(&sandbox, "/emails", headers, body).await;
+    let again = post(&sandbox, "/emails", headers, body).await;
+    assert_eq!((first.status, &first.body), (again.status, &again.body));
+    let other = post(&sandbox, "/emails", headers, &body.replace("Hi", "Ho")).await;
+    assert!(other.status == 409 && other.body.contains("invalid_idempotent_request"), "{other:?}");
+    let stats = sandbox.stats();
+    assert_eq!((stats.accepted, stats.duplicates, stats.refused), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn batches_are_answered_message_by_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arrivals.ndjson");
+    let sandbox = Sandbox::start(Options { arrivals: Some(path.clone()), ..Options::default() }).await.unwrap();
+    let [_, postmark, _, resend, _] = spoken();
+    let batch = |s: &Spoken, to: &[&str]| {
+        let all: Vec<_> = to.iter().enumerate().map(|(i, to)| (s.body)(&format!("m-{i}"), to)).collect();
+        format!("[{}]", all.join(","))
+    };
+    let to = ["u@x.org", "sandbox+reject@x.org", "v@x.org"];
+    let got = post(&sandbox, "/email/batch", &postmark.headers, &batch(&postmark, &to)).await;
+    let codes: Vec<_> = serde_json::from_str::<serde_json::Value>(&got.body)
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["ErrorCode"].clone())
+        .collect();
+    assert_eq!((got.status, codes), (200, vec![0.into(), 406.into(), 0.into()]));
+    let stats = sandbox.stats();
+    assert_eq!((stats.requests, stats.accepted, stats.refused), (3, 2, 1));
+    // A rate is the caller's: nobody is sent anything.
+    let got = post(&sandbox, "/email/batch", &postmark.headers, &batch(&postmark, &["u@x.org", "sandbox+throttle@x.org"])).await;
+    assert_eq!((got.status, sandbox.stats().accepted), (429, 2));
+    let templates = format!("{{\"Messages\":{}}}", batch(&postmark, &["u@x.org"]));
+    assert_eq!(post(&sandbox, "/email/batchWithTemplates", &postmark.headers, &templates).await.status, 200);
+    for body in ["[]".to_owned(), batch(&postmark, &["u@x.org"; 501])] {
+        assert!(post(&sandbox, "/email/batch", &postmark.headers, &body).await.body.contains("\"ErrorCode\":410"));
+    }
+    let bad = post(&sandbox, "/email/batch", &postmark.headers, &(postmark.body)("m", "u@x.org")).await;
+    assert_eq!(bad.status, 422, "one message is no batch");
+    let strict = post(&sandbox, "/emails/batch", &resend.headers, &batch(&resend, &to)).await;
+    assert_eq!((strict.status, sandbox.stats().accepted), (422, 3), "all or nobody");
+    let headers = format!("{}X-Batch-Validation: permissive\r\nIdempotency-Key: k-1\r\n", resend.headers);
+    let got = post(&sandbox, "/emails/batch", &headers, &batch(&resend, &to)).await;
+    let json: serde_json::Value = serde_json::from_str(&got.body).unwrap();
+    assert_eq!((json["data"].as_array().unwrap().len(), json["errors"][0]["index"].as_u64()), (2, Some(1)));
+    let again = post(&sandbox, "/emails/batch", &headers, &batch(&resend, &to)).await;
+    assert_eq!((again.body, sandbox.stats().accepted), (got.body, 5), "a key is the batch's");
+    assert_eq!(
+        post(&sandbox, "/emails/batch", &resend.headers, &batch(&resend, &["sandbox+drop@x.org", "u@x.org"])).await.status,
+        0
+    );
+    let stats = sandbox.stop().await;
+    assert_eq!((stats.accepted, stats.dropped), (7, 1), "what was dropped had been taken");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!((first["api"].as_str(), first["id"].as_str(), first["seq"].as_u64()), (Some("postmark"), Some("m-0"), Some(1)));
+}

@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use paceline_core::{Class, DeadLetter, Reason, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Error;
+use crate::{Error, Kept, Listed, Position, StateFilter};
 
 /// An entry's id is at most this long, and not empty.
 pub const MAX_ID_BYTES: usize = 200;
@@ -23,7 +23,11 @@ pub trait DeadLetters: Send + Sync {
     async fn insert(&self, letters: &[StoredDeadLetter]) -> Result<Vec<Written>, Error>;
 
     /// Entries that match, the latest death first.
-    async fn list(&self, filter: &Filter) -> Result<Vec<DeadLetter>, Error>;
+    async fn list(&self, filter: &Filter) -> Result<Vec<Listed>, Error>;
+
+    /// Whole entries that match, in the order of [`list`](DeadLetters::list), after a place in it: at most `max`, and no
+    /// more than the first that make 32 MiB of bodies. Empty at the end. The filter's limit is for the caller to keep.
+    async fn page(&self, filter: &Filter, after: Option<&Position>, max: u32) -> Result<Vec<Kept>, Error>;
 
     /// One entry by its own id, with body and headers.
     async fn get(&self, id: &str) -> Result<Option<StoredDeadLetter>, Error>;
@@ -57,9 +61,13 @@ pub enum Written {
 }
 
 /// Which entries; everything given must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Filter {
+    pub state: StateFilter,
     pub reason: Option<Reason>,
+    /// None of these reasons.
+    pub except: Vec<Reason>,
     pub class: Option<Class>,
     pub destination: Option<String>,
     pub account: Option<String>,

@@ -1,5 +1,7 @@
 //! What went wrong, as what to do about it.
 
+use sqlx::sqlite::SqliteError;
+
 /// The cause, for logs. It names no value of a row and no secret.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -41,6 +43,7 @@ impl Error {
 impl From<sqlx::Error> for Error {
     fn from(e: sqlx::Error) -> Error {
         match e {
+            sqlx::Error::Database(db) if db.try_downcast_ref::<SqliteError>().is_some() => by_sqlite_code(db),
             sqlx::Error::Database(db) => by_sqlstate(db),
             sqlx::Error::PoolTimedOut => Error::Unavailable("no connection to the database was to be had in time".into()),
             sqlx::Error::Tls(e) => tls(&e),
@@ -91,5 +94,41 @@ fn by_sqlstate(db: Box<dyn sqlx::error::DatabaseError>) -> Error {
             // Connection, resources, intervention, system, rollback by conflict; and whatever else there may be.
             _ => Error::Unavailable(db.into()),
         },
+    }
+}
+
+/// SQLite's result codes: <https://www.sqlite.org/rescode.html>. The low byte is the kind.
+fn by_sqlite_code(db: Box<dyn sqlx::error::DatabaseError>) -> Error {
+    let code = db.code().and_then(|c| c.parse::<u32>().ok()).unwrap_or_default();
+    match code & 0xff {
+        // TOOBIG, CONSTRAINT, MISMATCH. Only the code is shown: the words can quote the data.
+        18..=20 => Error::Refused(format!("SQLite code {code}")),
+        // ERROR (no such table), PERM, READONLY, CORRUPT, CANTOPEN, AUTH, NOTADB.
+        1 | 3 | 8 | 11 | 14 | 23 | 26 => Error::Misconfigured(db.into()),
+        // BUSY, LOCKED, NOMEM, IOERR, FULL, and whatever else there may be.
+        _ => Error::Unavailable(db.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, SqliteConnection};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_sqlite_says_becomes_what_to_do() {
+        let mut db = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql("create table t (a text not null check (a <> 'secret')) strict").execute(&mut db).await.unwrap();
+        let mut said = async |sql: &'static str| Error::from(sqlx::raw_sql(sql).execute(&mut db).await.unwrap_err());
+        for data in ["insert into t values (null)", "insert into t values ('secret')", "insert into t values (zeroblob(2e9))"] {
+            let error = said(data).await;
+            assert!(matches!(&error, Error::Refused(_)) && !error.in_full().contains("secret"), "{}", error.in_full());
+        }
+        for schema in ["select * from nothing", "pragma query_only = on; insert into t values ('a')"] {
+            assert!(matches!(said(schema).await, Error::Misconfigured(_)), "{schema}");
+        }
+        let full = said("pragma query_only = off; pragma max_page_count = 4; insert into t values (hex(zeroblob(90000)))").await;
+        assert!(matches!(full, Error::Unavailable(_)), "{}", full.in_full());
     }
 }

@@ -1,7 +1,7 @@
 //! Topic patterns.
 
 /// Whether `key` matches a topic `pattern`: words between dots, `*` any one word, `#` any number of them.
-pub(super) fn topic_matches(pattern: &str, key: &str) -> bool {
+pub(crate) fn topic_matches(pattern: &str, key: &str) -> bool {
     let (pattern, key): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), key.split('.').collect());
     words_match(&pattern, &key)
 }

@@ -155,11 +155,9 @@ pub(super) fn combined_state(a: &Link, b: &Link) -> watch::Receiver<State> {
             };
             let now = worse(&a, &b);
             state.send_if_modified(|state| {
-                // Another reason for the same trouble is not news.
+                // Another reason for the same trouble is not news, but what is read by whoever looks.
                 let news = std::mem::discriminant(state) != std::mem::discriminant(&now);
-                if news {
-                    *state = now;
-                }
+                *state = now;
                 news
             });
             if more.is_err() || state.is_closed() {

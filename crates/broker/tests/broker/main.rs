@@ -12,4 +12,8 @@ mod publishing;
 mod rabbitmq;
 mod returns;
 mod routing;
+mod spool;
+mod spool_model;
+mod spool_processes;
+mod spool_restarts;
 mod stage;

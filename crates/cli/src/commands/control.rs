@@ -7,10 +7,20 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, exit::Failure, services, signals};
+use crate::{
+    config::{BrokerUrl, Config},
+    exit::Failure,
+    feedback, services, signals,
+};
 
 /// Runs until told to end.
 pub async fn run(config: &Config) -> Result<(), Failure> {
+    if let BrokerUrl::Spool(path) = &config.broker.url {
+        return Err(Failure::usage(format!(
+            "a spool's worker is its control process too: run `paceline worker` on {} and nothing beside it",
+            path.display()
+        )));
+    }
     let broker = services::broker(config, "control")?;
     let store = services::store(config)?;
     let topology = services::topology(config);
@@ -19,7 +29,21 @@ pub async fn run(config: &Config) -> Result<(), Failure> {
         .map_err(|e| Failure::failed(format!("http.listen: cannot listen on {}: {e}", config.http.listen)))?;
     let registry = Arc::new(RwLock::new(Registry::default()));
     let shutdown = CancellationToken::new();
-    let deps = Deps { broker: broker.clone(), store, topology, listener, registry, also: None };
+    let retention = config.store.retention;
+    let auto_suppress = services::auto_suppress(config, &store);
+    let feedback = feedback::feedback(config, &store)?;
+    let deps = Deps {
+        broker: broker.clone(),
+        store,
+        topology,
+        listener,
+        registry,
+        also: None,
+        with_worker: false,
+        retention,
+        auto_suppress,
+        feedback,
+    };
     let mut signals = signals::Signals::new()?;
     let control = paceline_control::run(deps, shutdown.clone());
     tokio::pin!(control);

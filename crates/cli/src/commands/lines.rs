@@ -16,6 +16,7 @@ pub(crate) struct Lines {
     reader: Box<dyn BufRead + Send>,
     number: u64,
     max_bytes: usize,
+    with_empty: bool,
 }
 
 /// The file of that name; `-` is standard input.
@@ -26,7 +27,7 @@ pub(crate) fn open(path: &Path, max_bytes: usize) -> Result<Lines, Failure> {
         let file = File::open(path).map_err(|e| Failure::failed(format!("{} cannot be read: {e}", path.display())))?;
         Box::new(BufReader::with_capacity(1 << 16, file))
     };
-    Ok(Lines { reader, number: 0, max_bytes })
+    Ok(Lines { reader, number: 0, max_bytes, with_empty: false })
 }
 
 impl Iterator for Lines {
@@ -53,7 +54,7 @@ impl Iterator for Lines {
             {
                 return Some(Err(e));
             }
-            if !line.iter().all(u8::is_ascii_whitespace) {
+            if self.with_empty || !line.iter().all(u8::is_ascii_whitespace) {
                 return Some(Ok((self.number, line)));
             }
         }
@@ -61,6 +62,11 @@ impl Iterator for Lines {
 }
 
 impl Lines {
+    /// Empty lines count too.
+    pub(crate) fn with_empty(self) -> Lines {
+        Lines { with_empty: true, ..self }
+    }
+
     fn skip_line(&mut self) -> io::Result<()> {
         loop {
             let buffer = self.reader.fill_buf()?;
@@ -81,7 +87,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &'static str, max_bytes: usize) -> Vec<(u64, String)> {
-        let lines = Lines { reader: Box::new(text.as_bytes()), number: 0, max_bytes };
+        let lines = Lines { reader: Box::new(text.as_bytes()), number: 0, max_bytes, with_empty: false };
         lines.map(|l| l.map(|(n, bytes)| (n, String::from_utf8(bytes).unwrap())).unwrap()).collect()
     }
 

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::lines::{self, Line};
 use crate::{
-    config::Config,
+    config::{BrokerUrl, Config},
     exit::Failure,
     output::{self, Format},
     services,
@@ -88,9 +88,14 @@ pub async fn run(config: &Config, args: &SendArgs, format: Format) -> Result<(),
     let input = lines::open(&args.file, max_bytes)?;
     let broker = services::broker(config, "send")?;
     super::broker_is_up(&*broker, config).await?;
-    // A broker that was never set up would only say so message by message.
-    if let Err(e @ BrokerError::Missing(_)) = broker.depth(&services::topology(config).names.intake()).await {
-        return Err(e.into());
+    let topology = services::topology(config);
+    if let Err(e @ BrokerError::Missing(_)) = broker.depth(&topology.names.intake()).await {
+        match &config.broker.url {
+            // A broker that was never set up would only say so message by message.
+            BrokerUrl::RabbitMq(_) => return Err(e.into()),
+            // Nobody else looks after a new spool.
+            BrokerUrl::Spool(_) => drop(broker.apply(&topology).await?),
+        }
     }
     let sender = Arc::new(Sender { broker: broker.clone(), classifier: config.classifier.clone(), max_bytes });
     let started = Instant::now();

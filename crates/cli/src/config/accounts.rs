@@ -1,16 +1,18 @@
 //! `[[account]]`: one credentialed provider account each.
 
+use std::time::Duration;
+
+use paceline_control::feedback::Scheme;
 use paceline_core::Rate;
-use paceline_provider::{Credentials, HttpSettings, Secret, Settings, SmtpSettings, Tls, Url, is_plaintext_smtp_to_elsewhere};
+use paceline_provider::{HttpSettings, Settings};
 
 use super::{
-    address,
-    problem::did_you_mean,
+    feedback::feedback,
+    providers::{CREDENTIALS, provider},
     section::Section,
-    shaping::{Limit, limit},
+    shaping::{Limit, limit, quota},
     values,
 };
-use std::time::Duration;
 
 /// One `[[account]]`
 #[derive(Debug, Clone)]
@@ -22,12 +24,16 @@ pub struct Account {
     pub limit: Option<Limit>,
     /// Ceiling of the adaptive rate; `limit`'s rate unless given. Not in force yet.
     pub max_rate: Option<Rate>,
-    /// Windows never exceeded. Not in force yet.
+    /// Windows never exceeded.
     pub quota: Vec<Rate>,
     /// Calls at a time from one worker.
     pub concurrency: usize,
+    /// Calls at a time from all workers together.
+    pub fleet_concurrency: Option<u32>,
     /// Not in force yet.
     pub warmup: Option<Warmup>,
+    /// How the events of its provider are known; none are taken without.
+    pub feedback: Option<Scheme>,
 }
 
 /// `[account.warmup]`: a ceiling that rises from day to day.
@@ -38,38 +44,6 @@ pub struct Warmup {
     pub factor: f64,
     pub days: u32,
 }
-
-/// Providers this version speaks to.
-pub(super) const PROVIDERS: [&str; 4] = ["sendgrid", "http", "smtp", "capture"];
-/// Providers whose names mean something, but not to this version.
-const LATER: [&str; 5] = ["ses", "postmark", "mailgun", "resend", "sparkpost"];
-/// Credentials of any provider: a wrong one is told apart from a misspelt key.
-const CREDENTIALS: [&str; 24] = [
-    "api_key",
-    "api_key_file",
-    "domain",
-    "server_token",
-    "server_token_file",
-    "region",
-    "access_key_id",
-    "access_key_id_file",
-    "secret_access_key",
-    "secret_access_key_file",
-    "session_token",
-    "session_token_file",
-    "host",
-    "port",
-    "tls",
-    "username",
-    "username_file",
-    "password",
-    "password_file",
-    "url",
-    "bearer_token",
-    "bearer_token_file",
-    "dir",
-    "base_url",
-];
 
 pub(super) fn accounts(sections: Vec<Section<'_>>) -> Vec<Account> {
     let mut out: Vec<Account> = vec![];
@@ -96,7 +70,11 @@ fn account(s: &Section<'_>) -> Option<Account> {
         Some(Settings::Smtp(smtp)) => u32::try_from(smtp.max_connections).unwrap_or(64),
         _ => 64,
     };
-    let concurrency = s.or("concurrency", most, values::integer32(1, 10_000));
+    let fleet_concurrency = s.get("concurrency", values::integer32(1, 10_000));
+    let concurrency = match &provider {
+        Some(Settings::Smtp(_)) => fleet_concurrency.map_or(most, |n| n.min(most)),
+        _ => fleet_concurrency.unwrap_or(most),
+    };
     let http = HttpSettings {
         connect_timeout: s.or("connect_timeout", defaults.connect_timeout, time()),
         read_timeout: s.or("read_timeout", defaults.read_timeout, time()),
@@ -123,10 +101,10 @@ fn account(s: &Section<'_>) -> Option<Account> {
             s.not_in_force("max_rate");
         }
     }
-    let quota = s.list("quota", values::rate).unwrap_or_default();
-    s.not_in_force("quota");
+    let quota = quota(s);
     let warmup = warmup(&s.section("warmup"));
     s.not_in_force("warmup");
+    let feedback = feedback(s);
     Some(Account {
         name: name?,
         provider: provider?,
@@ -135,115 +113,10 @@ fn account(s: &Section<'_>) -> Option<Account> {
         max_rate: max_rate.or(limit.map(|l| l.rate)),
         quota,
         concurrency: concurrency as usize,
+        fleet_concurrency,
         warmup,
+        feedback,
     })
-}
-
-fn provider(s: &Section<'_>) -> Option<Settings> {
-    let insecure = s.or("insecure", false, values::boolean);
-    let kind = s.need("provider", values::text)?;
-    let url = |key: &str, needed: bool| -> Option<Url> {
-        let read = |node: &_| {
-            let (url, exposed) = address::http(&values::text(node)?)?;
-            match exposed {
-                Some(why) if !insecure => Err(format!("{why}, or say `insecure = true` beside it")),
-                _ => Ok(url),
-            }
-        };
-        if needed { s.need(key, read) } else { s.get(key, read) }
-    };
-    let settings = match kind.as_str() {
-        "sendgrid" => {
-            only(s, &["api_key", "base_url"], &kind);
-            let (api_key, base_url) = (needed_secret(s, "api_key"), url("base_url", false));
-            Settings::SendGrid { api_key: api_key?, base_url }
-        }
-        "http" => {
-            only(s, &["url", "bearer_token"], &kind);
-            let (url, bearer_token) = (url("url", true), s.secret("bearer_token"));
-            Settings::Http { url: url?, bearer_token }
-        }
-        "smtp" => {
-            only(s, &["host", "port", "tls", "username", "password"], &kind);
-            Settings::Smtp(smtp(s, insecure)?)
-        }
-        "capture" => {
-            only(s, &["dir"], &kind);
-            Settings::Capture { dir: s.need("dir", values::line)?.into() }
-        }
-        other if LATER.contains(&other) => {
-            s.report("provider", format!("`{other}` is not in this version; supported are {}", PROVIDERS.join(", ")));
-            return None;
-        }
-        other => {
-            let hint = match did_you_mean(other, PROVIDERS.into_iter().chain(LATER)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("supported are {}", PROVIDERS.join(", ")),
-            };
-            s.report("provider", format!("no such provider; {hint}"));
-            return None;
-        }
-    };
-    Some(settings)
-}
-
-fn smtp(s: &Section<'_>, insecure: bool) -> Option<SmtpSettings> {
-    let host = s.need("host", values::line);
-    let tls = s.or("tls", Tls::default(), |node| match values::text(node)?.as_str() {
-        "starttls" => Ok(Tls::StartTls),
-        "implicit" => Ok(Tls::Implicit),
-        "none" => Ok(Tls::None),
-        _ => Err("must be \"starttls\", \"implicit\" or \"none\"".into()),
-    });
-    let port = s.or("port", tls.default_port().into(), values::integer(1, 65_535));
-    let (username, password) = (s.text_or_file("username"), s.secret("password"));
-    for (key, other) in [("username", "password"), ("password", "username")] {
-        if s.has_secret(other) && !s.has_secret(key) {
-            s.report(key, format!("is missing; {other} has no effect without it"));
-        }
-    }
-    let hello_name = s.get("hello_name", values::line);
-    let max_connections = s.or("max_connections", 5, values::integer32(1, 1000));
-    let messages_per_connection = s.or("messages_per_connection", 50, values::integer32(1, 1_000_000));
-    let host = host?;
-    if is_plaintext_smtp_to_elsewhere(&host, tls) && !insecure {
-        s.report(
-            "tls",
-            format!(
-                "mail to {host} would not be encrypted; use \"starttls\" or \"implicit\", or say `insecure = true` beside it"
-            ),
-        );
-    }
-    let credentials = match (username, password) {
-        (Some(username), Some(password)) => Some(Credentials { username, password }),
-        _ => None,
-    };
-    Some(SmtpSettings {
-        // Within 65535, so it fits.
-        port: u16::try_from(port).unwrap_or(tls.default_port()),
-        credentials,
-        hello_name,
-        max_connections: max_connections as usize,
-        messages_per_connection,
-        ..SmtpSettings::new(host, tls)
-    })
-}
-
-fn needed_secret(s: &Section<'_>, key: &str) -> Option<Secret> {
-    let secret = s.secret(key);
-    if !s.has_secret(key) {
-        s.report(key, format!("is missing; give {key} or {key}_file"));
-    }
-    secret
-}
-
-/// Refuses credentials of another provider.
-fn only(s: &Section<'_>, own: &[&str], provider: &str) {
-    for key in CREDENTIALS {
-        if s.has(key) && !own.contains(&key.strip_suffix("_file").unwrap_or(key)) {
-            s.report(key, format!("means nothing to {provider}, which takes {}", own.join(", ")));
-        }
-    }
 }
 
 fn warmup(s: &Section<'_>) -> Option<Warmup> {

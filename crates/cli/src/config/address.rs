@@ -1,6 +1,6 @@
 //! Addresses of services: secret, because they carry passwords, and checked for TLS.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use paceline_provider::{Secret, Url};
 
@@ -37,29 +37,32 @@ pub(super) struct Read {
     pub(super) exposed: Option<String>,
 }
 
+/// The file of an embedded part, `scheme:path` or `scheme:///path`; `None` where `text` has another scheme.
+pub(super) fn embedded(text: &str, scheme: &str) -> Option<Result<PathBuf, String>> {
+    let rest = text.strip_prefix(scheme)?.strip_prefix(':')?;
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    Some(match path {
+        "" => Err(format!("names no file; write {scheme}:./paceline.db or {scheme}:///var/lib/paceline/paceline.db")),
+        _ if path.contains(['?', '#']) || path.chars().any(char::is_control) => {
+            Err(format!("takes nothing but a path after `{scheme}:`"))
+        }
+        path => Ok(PathBuf::from(path)),
+    })
+}
+
 pub(super) fn amqp(text: &str) -> Result<Read, String> {
-    if text.starts_with("spool:") {
-        return Err("the embedded broker (spool:) is not in this version; use amqp://host:5672/%2f".into());
-    }
     let (url, address) = parse(text, &["amqp", "amqps"], "amqp://user:password@host:5672/%2f")?;
     let exposed = plain(&url, "amqp").map(|host| format!("amqp:// to {host} is not encrypted; use amqps://"));
     Ok(Read { address, exposed })
 }
 
-/// `None` stands for `local:`.
-pub(super) fn redis(text: &str) -> Result<Option<Read>, String> {
-    if text == "local:" {
-        return Ok(None);
-    }
+pub(super) fn redis(text: &str) -> Result<Read, String> {
     let (url, address) = parse(text, &["redis", "rediss", "unix"], "redis://user:password@host:6379, or local:")?;
     let exposed = plain(&url, "redis").map(|host| format!("redis:// to {host} is not encrypted; use rediss://"));
-    Ok(Some(Read { address, exposed }))
+    Ok(Read { address, exposed })
 }
 
 pub(super) fn postgres(text: &str) -> Result<Read, String> {
-    if text.starts_with("sqlite:") {
-        return Err("the embedded store (sqlite:) is not in this version; use postgres://user@host/database".into());
-    }
     let (url, address) = parse(text, &["postgres", "postgresql"], "postgres://user:password@host:5432/database")?;
     let query = |name: &str| url.query_pairs().find(|(k, _)| k == name).map(|(_, v)| v.into_owned());
     // Without a mode the store asks another machine for a certificate that holds: only saying so turns that off.
@@ -130,7 +133,7 @@ mod tests {
             ("rediss://cache", false),
             ("unix:///run/redis.sock", false),
         ] {
-            assert_eq!(redis(url).unwrap().unwrap().exposed.is_some(), exposed, "{url}");
+            assert_eq!(redis(url).unwrap().exposed.is_some(), exposed, "{url}");
         }
         for (url, exposed) in [
             ("postgres://postgres@127.0.0.1/paceline", false),
@@ -144,7 +147,18 @@ mod tests {
         ] {
             assert_eq!(postgres(url).unwrap().exposed.is_some(), exposed, "{url}");
         }
-        assert!(redis("local:").unwrap().is_none());
+    }
+
+    #[test]
+    fn files_of_embedded_parts() {
+        for (text, path) in [("spool:./a.db", "./a.db"), ("spool:a b.db", "a b.db"), ("spool:///var/a.db", "/var/a.db")] {
+            assert_eq!(embedded(text, "spool"), Some(Ok(PathBuf::from(path))), "{text}");
+        }
+        assert_eq!(embedded("amqp://127.0.0.1", "spool"), None);
+        assert_eq!(embedded("spools:x", "spool"), None);
+        for bad in ["sqlite:", "sqlite://", "sqlite:a.db?mode=ro", "sqlite:a\nb"] {
+            assert!(embedded(bad, "sqlite").unwrap().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -7,8 +7,11 @@
 mod accounts;
 mod address;
 mod env;
+mod feedback;
 mod policy;
 mod problem;
+mod providers;
+mod replies;
 mod rules;
 mod runtime;
 mod section;
@@ -27,14 +30,15 @@ use std::{
 
 use paceline_classifier::Classifier;
 use paceline_core::Policy;
+use paceline_provider::ReplyRules;
 
 pub use accounts::{Account, Warmup};
 pub use address::Address;
-pub use policy::{CircuitConfig, DedupConfig};
+pub use policy::{CircuitConfig, DedupConfig, SuppressionConfig};
 pub use problem::{ConfigError, Origin, Problem};
 pub use runtime::{LogConfig, LogFormat, WorkerConfig};
 use section::{Context, Section};
-pub use services::{BrokerConfig, HttpConfig, LimitsConfig, LimitsUrl, StoreConfig};
+pub use services::{BrokerConfig, BrokerUrl, HttpConfig, LimitsConfig, LimitsUrl, StoreConfig, StoreUrl};
 pub use shaping::{Destination, Limit, NamedLimit};
 use tree::Table;
 pub use values::{parse_duration, show_duration};
@@ -53,16 +57,17 @@ pub struct Config {
     pub tail: Limit,
     /// Rules and destinations, ready to use.
     pub classifier: Arc<Classifier>,
+    /// What replies mean; every account goes by it.
+    pub reply_rules: ReplyRules,
     pub retry: Policy,
     pub circuit: CircuitConfig,
     pub dedup: DedupConfig,
+    pub suppression: SuppressionConfig,
     pub worker: WorkerConfig,
     pub log: LogConfig,
-    /// Not in force yet.
     pub tenants: Vec<NamedLimit>,
-    /// Not in force yet.
     pub senders: Vec<NamedLimit>,
-    /// Not in force yet.
+    /// Every one by itself.
     pub recipient: Option<NamedLimit>,
     /// Settings that are understood but not in force, and the like: to be shown, not to stop for.
     pub warnings: Vec<Problem>,
@@ -94,6 +99,24 @@ impl Config {
         result.map(|config| Config { file: path.map(Path::to_owned), ..config })
     }
 
+    /// Reads `text`, called `name` in what is said of it; the environment has no say.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {
+        let root = tree::parse(name, text).map_err(|problems| ConfigError { problems, warnings: vec![] })?;
+        Config::from_tree(root, &[], PathBuf::new(), vec![]).0
+    }
+
+    /// The same settings on embedded parts, all of them in `dir`: nothing but that directory is needed.
+    #[must_use]
+    pub fn embedded(mut self, dir: &Path) -> Config {
+        self.broker.url = BrokerUrl::Spool(dir.join("spool.db"));
+        self.limits.url = LimitsUrl::Local { claims: Some(dir.join("claims.db")) };
+        self.store.url = StoreUrl::Sqlite(dir.join("store.db"));
+        self
+    }
+
     /// What the parts that will use the addresses and credentials find wrong with them. Connects to nothing; needs a
     /// tokio runtime.
     pub fn check_services(&self) -> Vec<Problem> {
@@ -106,7 +129,9 @@ impl Config {
         {
             report("limits.url".into(), e.to_string());
         }
-        if let Err(e) = paceline_store::PostgresStore::new(self.store.url.expose(), paceline_store::Options::default()) {
+        if let StoreUrl::Postgres(url) = &self.store.url
+            && let Err(e) = paceline_store::PostgresStore::new(url.expose(), paceline_store::Options::default())
+        {
             report("store.url".into(), e.in_full());
         }
         for (i, account) in self.accounts.iter().enumerate() {
@@ -148,17 +173,22 @@ fn sections(root: &Section<'_>) -> Option<Config> {
         value
     }
     let broker = one(root, "broker", services::broker);
-    let limits = one(root, "limits", services::limits);
+    let limits = one(root, "limits", |s| services::limits(s, broker.as_ref().map(|b| &b.url)));
     let store = one(root, "store", services::store);
     let http = one(root, "http", services::http);
     let presets = one(root, "classify", |s| s.or("presets", true, values::boolean));
-    let accounts = accounts::accounts(root.sections("account"));
+    let mut accounts = accounts::accounts(root.sections("account"));
+    let reply_rules = replies::rules(root.sections("reply_rule"));
+    for account in &mut accounts {
+        account.http.reply_rules = reply_rules.clone();
+    }
     let (destinations, by_domain) = shaping::destinations(root.sections("destination"), presets);
     let tail = one(root, "tail", shaping::tail);
     let rules = rules::rules(root.sections("rule"));
     let retry = one(root, "retry", policy::retry);
     let circuit = one(root, "circuit", policy::circuit);
     let dedup = one(root, "dedup", policy::dedup);
+    let suppression = one(root, "suppression", policy::suppression);
     let worker = one(root, "worker", runtime::worker);
     let log = one(root, "log", runtime::log);
     let tenants = shaping::named(root.sections("tenant"), false);
@@ -174,9 +204,11 @@ fn sections(root: &Section<'_>) -> Option<Config> {
         destinations,
         tail,
         classifier: Arc::new(Classifier::new(rules, by_domain)),
+        reply_rules,
         retry,
         circuit,
         dedup,
+        suppression,
         worker,
         log,
         tenants,

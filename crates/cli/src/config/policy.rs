@@ -1,4 +1,4 @@
-//! `[retry]`, `[circuit]`, `[dedup]`: what happens after an attempt.
+//! `[retry]`, `[circuit]`, `[dedup]`, `[suppression]`: what happens after an attempt.
 
 use std::time::Duration;
 
@@ -23,6 +23,16 @@ pub struct CircuitConfig {
 pub struct DedupConfig {
     /// How long an id is remembered.
     pub window: Duration,
+}
+
+/// `[suppression]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuppressionConfig {
+    /// Recipients that a provider refuses for good are listed.
+    pub auto: bool,
+    /// Refusals with a temporary reply code within 30 days that make an entry.
+    pub repeats: u32,
+    pub critical_through_soft: bool,
 }
 
 /// What `[retry]` or `[retry.<class>]` gives.
@@ -98,4 +108,12 @@ pub(super) fn circuit(s: &Section<'_>) -> CircuitConfig {
 
 pub(super) fn dedup(s: &Section<'_>) -> DedupConfig {
     DedupConfig { window: s.or("window", DAY, values::duration(Duration::from_secs(60), 30 * DAY)) }
+}
+
+pub(super) fn suppression(s: &Section<'_>) -> SuppressionConfig {
+    SuppressionConfig {
+        auto: s.or("auto", true, values::boolean),
+        repeats: s.or("repeats", 3, values::integer32(1, 1000)),
+        critical_through_soft: s.or("critical_through_soft", false, values::boolean),
+    }
 }

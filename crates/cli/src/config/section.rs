@@ -225,6 +225,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Where a path leads that the configuration names: relative ones start at its own directory.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        self.context.base.join(path)
+    }
+
     /// A secret, directly or from a file; never empty.
     pub(super) fn secret(&self, key: &str) -> Option<Secret> {
         let text = self.text_or_file(key)?;

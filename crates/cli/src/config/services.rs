@@ -1,6 +1,11 @@
 //! `[broker]`, `[limits]`, `[store]`, `[http]`: what Paceline talks to and listens on.
 
-use std::net::SocketAddr;
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use paceline_core::Class;
 use paceline_provider::Secret;
@@ -14,13 +19,33 @@ use super::{
 /// `[broker]`
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
-    /// At least one; tried in turn.
-    pub urls: Vec<Address>,
+    pub url: BrokerUrl,
     /// What every name at the broker begins with.
     pub prefix: String,
     pub max_message_bytes: usize,
     /// Depth beyond which producers are refused, by class. Not in force yet.
     pub max_depth: [Option<u64>; 4],
+}
+
+/// Where mail waits.
+#[derive(Debug, Clone)]
+pub enum BrokerUrl {
+    /// At least one address; tried in turn.
+    RabbitMq(Vec<Address>),
+    /// The embedded broker's database.
+    Spool(PathBuf),
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokerUrl::RabbitMq(addresses) => {
+                let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                f.write_str(&shown.join(", "))
+            }
+            BrokerUrl::Spool(path) => write!(f, "spool:{}", path.display()),
+        }
+    }
 }
 
 /// `[limits]`
@@ -29,7 +54,7 @@ pub struct LimitsConfig {
     pub url: LimitsUrl,
     /// Part of every burst kept for critical mail, 0 to 0.9.
     pub reserve: f64,
-    /// Part of every quota window kept for critical mail. Not in force yet.
+    /// Part of every quota window kept for critical mail, 0 to 0.9.
     pub quota_reserve: f64,
 }
 
@@ -38,13 +63,26 @@ pub struct LimitsConfig {
 pub enum LimitsUrl {
     Redis(Address),
     /// The process itself: for a single worker.
-    Local,
+    Local {
+        /// The database of claims; without one they are kept in memory and forgotten at the end.
+        claims: Option<PathBuf>,
+    },
 }
 
 /// `[store]`
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    pub url: Address,
+    pub url: StoreUrl,
+    /// How long dead letters are kept; for ever without.
+    pub retention: Option<Duration>,
+}
+
+/// Where dead letters are kept.
+#[derive(Debug, Clone)]
+pub enum StoreUrl {
+    Postgres(Address),
+    /// The embedded store's database.
+    Sqlite(PathBuf),
 }
 
 /// `[http]`
@@ -57,21 +95,44 @@ pub struct HttpConfig {
 
 pub(super) fn broker(s: &Section<'_>) -> Option<BrokerConfig> {
     let insecure = insecure(s);
-    let read = |text: &str| secured(address::amqp(text)?, insecure);
+    let read = |text: &str| match address::embedded(text, "spool") {
+        Some(path) => Ok(One::Spool(s.path(&path?))),
+        None => secured(address::amqp(text)?, insecure).map(One::RabbitMq),
+    };
+    let given = s.has_secret("url");
     let listed = s.filled_list("url", |node| read(&values::text(node)?));
     let filed = s.file("url").map(|text| urls_of_file(s, &text, read));
     let default = || read(BROKER_URL).into_iter().collect();
-    let urls = listed.or(filed).unwrap_or_else(default);
+    let urls: Vec<One> = listed.or(filed).unwrap_or_else(default);
+    let url = match urls.as_slice() {
+        [One::Spool(path)] => BrokerUrl::Spool(path.clone()),
+        several => {
+            let addresses = several.iter().filter_map(|one| match one {
+                One::RabbitMq(address) => Some(address.clone()),
+                One::Spool(_) => {
+                    let at = if s.has("url") || !given { "url" } else { "url_file" };
+                    s.report(at, "a spool stands alone: give one `spool:` or addresses of RabbitMQ");
+                    None
+                }
+            });
+            BrokerUrl::RabbitMq(addresses.collect())
+        }
+    };
     let depth = s.section("max_depth");
     let max_depth = Class::ALL.map(|class| depth.get(class.as_str(), values::integer(1, i64::MAX as u64)));
     s.not_in_force("max_depth");
     depth.finish();
     Some(BrokerConfig {
-        urls,
+        url,
         prefix: s.or("prefix", "paceline".into(), values::name(false)),
         max_message_bytes: usize::try_from(s.or("max_message_bytes", 10 << 20, values::bytes(1024, 128 << 20))).ok()?,
         max_depth,
     })
+}
+
+enum One {
+    RabbitMq(Address),
+    Spool(PathBuf),
 }
 
 const BROKER_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
@@ -80,28 +141,48 @@ const STORE_URL: &str = "postgres://postgres@127.0.0.1/paceline";
 const LISTEN: &str = "127.0.0.1:8025";
 
 /// One a line.
-fn urls_of_file(s: &Section<'_>, text: &str, read: impl Fn(&str) -> Result<Address, String>) -> Vec<Address> {
+fn urls_of_file<T>(s: &Section<'_>, text: &str, read: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
     let one = |line: &str| read(line.trim()).map_err(|problem| s.report("url_file", problem)).ok();
     text.lines().filter_map(one).collect()
 }
 
-pub(super) fn limits(s: &Section<'_>) -> Option<LimitsConfig> {
+/// `broker` says where claims go that have no place of their own: beside the spool.
+pub(super) fn limits(s: &Section<'_>, broker: Option<&BrokerUrl>) -> Option<LimitsConfig> {
     let insecure = insecure(s);
-    let read = |text: &str| match address::redis(text)? {
-        None => Ok(LimitsUrl::Local),
-        Some(read) => secured(read, insecure).map(LimitsUrl::Redis),
+    let beside = match broker {
+        Some(BrokerUrl::Spool(spool)) => Some(claims_beside(spool)),
+        _ => None,
+    };
+    let read = |text: &str| match address::embedded(text, "local") {
+        Some(_) if text == "local:" => Ok(LimitsUrl::Local { claims: beside.clone() }),
+        Some(path) => Ok(LimitsUrl::Local { claims: Some(s.path(&path?)) }),
+        None => secured(address::redis(text)?, insecure).map(LimitsUrl::Redis),
     };
     let url = one_url(s, LIMITS_URL, read);
+    if let Some(LimitsUrl::Local { claims: None }) = url {
+        s.warn_self(
+            "local: without a path keeps claims in memory: what was under way when the process ends may be sent twice; \
+             write local:./claims.db to keep them",
+        );
+    }
     let reserve = s.or("reserve", 0.2, values::number(0.0, 0.9));
     let quota_reserve = s.or("quota_reserve", 0.05, values::number(0.0, 0.9));
-    s.not_in_force("quota_reserve");
     Some(LimitsConfig { url: url?, reserve, quota_reserve })
+}
+
+/// `paceline.db` → `paceline.claims.db`.
+fn claims_beside(spool: &Path) -> PathBuf {
+    spool.with_extension("claims.db")
 }
 
 pub(super) fn store(s: &Section<'_>) -> Option<StoreConfig> {
     let insecure = insecure(s);
-    let url = one_url(s, STORE_URL, |text| secured(address::postgres(text)?, insecure))?;
-    Some(StoreConfig { url })
+    let retention = s.get("retention", values::duration(Duration::from_secs(3600), Duration::from_secs(3650 * 86_400)));
+    let url = one_url(s, STORE_URL, |text| match address::embedded(text, "sqlite") {
+        Some(path) => Ok(StoreUrl::Sqlite(s.path(&path?))),
+        None => secured(address::postgres(text)?, insecure).map(StoreUrl::Postgres),
+    })?;
+    Some(StoreConfig { url, retention })
 }
 
 pub(super) fn http(s: &Section<'_>) -> Option<HttpConfig> {

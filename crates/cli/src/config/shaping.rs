@@ -23,14 +23,18 @@ pub struct Destination {
     pub limit: Option<Limit>,
     /// Over all accounts together.
     pub fleet: Option<Limit>,
+    /// Windows never exceeded, per account.
+    pub quota: Vec<Rate>,
+    /// Calls at a time from all workers, per account.
+    pub concurrency: Option<u32>,
 }
 
-/// One `[[tenant]]`, `[[sender]]`, or `[recipient]`. Not in force yet.
+/// One `[[tenant]]`, `[[sender]]`, or `[recipient]`: a rate, or windows, or both.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedLimit {
     /// The tenant's name, the sender's domain or address; empty for `[recipient]`.
     pub name: String,
-    pub limit: Limit,
+    pub limit: Option<Limit>,
     pub quota: Vec<Rate>,
 }
 
@@ -45,6 +49,17 @@ pub(super) fn limit(s: &Section<'_>, rate_key: &str, burst_key: &str, default: O
         Some(rate) => Some(Limit { rate, burst: burst.unwrap_or(rate.one_second()) }),
         None => default.map(|d| Limit { burst: burst.unwrap_or(d.burst), ..d }),
     }
+}
+
+/// `quota`: windows, each with a unit of time of its own.
+pub(super) fn quota(s: &Section<'_>) -> Vec<Rate> {
+    let quota = s.list("quota", values::quota).unwrap_or_default();
+    for (i, window) in quota.iter().enumerate() {
+        if quota[..i].iter().any(|other| other.unit() == window.unit()) {
+            s.report_element("quota", i, format!("is a second window of one {}; give the smaller one", window.unit()));
+        }
+    }
+    quota
 }
 
 /// What each domain that no destination names gets.
@@ -85,7 +100,14 @@ pub(super) fn destinations(sections: Vec<Section<'_>>, with_presets: bool) -> (V
     for preset in shipped.iter().filter(|p| !places.iter().any(|s| s.is("name", p.name))) {
         let domains: Vec<_> = domains_of(preset).filter(|d| !claimed.contains(d)).collect();
         if !domains.is_empty() {
-            out.push(Destination { name: preset.name.into(), domains, limit: Some(limit_of(preset)), fleet: None });
+            out.push(Destination {
+                name: preset.name.into(),
+                domains,
+                limit: Some(limit_of(preset)),
+                fleet: None,
+                quota: vec![],
+                concurrency: None,
+            });
         }
     }
     let specs = out.iter().map(|d| DestinationSpec { name: d.name.clone(), domains: d.domains.clone() }).collect();
@@ -113,6 +135,8 @@ fn destination(s: &Section<'_>, shipped: &[Preset]) -> Option<Destination> {
     let domains = s.filled_list("domains", values::domain);
     let limit = limit(s, "rate", "burst", preset.map(limit_of));
     let fleet = self::limit(s, "fleet_rate", "fleet_burst", None);
+    let quota = quota(s);
+    let concurrency = s.get("concurrency", values::integer32(1, 10_000));
     if name.is_some() && preset.is_none() && !s.has("domains") {
         s.report("domains", "is missing");
         return None;
@@ -122,7 +146,7 @@ fn destination(s: &Section<'_>, shipped: &[Preset]) -> Option<Destination> {
         return None;
     }
     let domains = domains.or_else(|| preset.map(|p| domains_of(p).collect()))?;
-    Some(Destination { name: name?, domains, limit, fleet })
+    Some(Destination { name: name?, domains, limit, fleet, quota, concurrency })
 }
 
 fn domains_of(preset: &Preset) -> impl Iterator<Item = Domain> + use<> {
@@ -138,13 +162,11 @@ fn limit_of(preset: &Preset) -> Limit {
 pub(super) fn named(sections: Vec<Section<'_>>, by_address: bool) -> Vec<NamedLimit> {
     let mut out: Vec<NamedLimit> = vec![];
     for s in sections {
-        s.not_in_force_self();
         let name = s.need("name", if by_address { values::sender } else { values::line });
-        s.require("rate");
-        let limit = limit(&s, "rate", "burst", None);
-        let quota = s.list("quota", values::rate).unwrap_or_default();
-        if let (Some(name), Some(limit)) = (name, limit) {
-            if out.iter().any(|o| o.name == name) {
+        let (limit, quota) = rate_or_quota(&s);
+        if let Some(name) = name {
+            // As mail is matched: in whatever letters.
+            if out.iter().any(|o| o.name.to_lowercase() == name.to_lowercase()) {
                 s.report("name", "is named twice");
             }
             out.push(NamedLimit { name, limit, quota });
@@ -159,9 +181,14 @@ pub(super) fn recipient(s: &Section<'_>) -> Option<NamedLimit> {
     if !s.given() {
         return None;
     }
-    s.not_in_force_self();
-    s.require("rate");
-    let limit = limit(s, "rate", "burst", None);
-    let quota = s.list("quota", values::rate).unwrap_or_default();
-    Some(NamedLimit { name: String::new(), limit: limit?, quota })
+    let (limit, quota) = rate_or_quota(s);
+    Some(NamedLimit { name: String::new(), limit, quota })
+}
+
+fn rate_or_quota(s: &Section<'_>) -> (Option<Limit>, Vec<Rate>) {
+    let found = (limit(s, "rate", "burst", None), quota(s));
+    if !s.has("rate") && !s.has("quota") {
+        s.report("rate", "is missing; give a rate, a quota or both");
+    }
+    found
 }

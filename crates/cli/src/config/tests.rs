@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use super::*;
 
+mod accounts;
+
 fn read_in(base: PathBuf, text: &str, variables: &[(&str, &str)]) -> (Result<Config, ConfigError>, BTreeSet<String>) {
     let variables: Vec<_> = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     match tree::parse("p.toml", text) {
@@ -28,10 +30,32 @@ fn mistakes(text: &str) -> Vec<String> {
 
 const ACCOUNT: &str = "[[account]]\nname = \"main\"\nprovider = \"sendgrid\"\napi_key = \"k\"\nrate = \"100/s\"\n";
 
+fn amqp(c: &Config) -> &[Address] {
+    match &c.broker.url {
+        BrokerUrl::RabbitMq(addresses) => addresses,
+        BrokerUrl::Spool(path) => panic!("a spool at {path:?}"),
+    }
+}
+
+#[test]
+fn embedded_parts_live_in_files_beside_the_configuration() {
+    let text = "[broker]\nurl = \"spool:./p.db\"\n[limits]\nurl = \"local:\"\n[store]\nurl = \"sqlite:///srv/s.db\"";
+    let c = read_in(PathBuf::from("/etc/p"), text, &[]).0.unwrap();
+    assert!(matches!(&c.broker.url, BrokerUrl::Spool(p) if p == Path::new("/etc/p/./p.db")));
+    assert!(matches!(&c.limits.url, LimitsUrl::Local { claims: Some(p) } if p == Path::new("/etc/p/./p.claims.db")));
+    assert!(matches!(&c.store.url, StoreUrl::Sqlite(p) if p == Path::new("/srv/s.db")));
+    assert!(c.warnings.is_empty());
+    let c = read("[limits]\nurl = \"local:\"").unwrap();
+    assert!(matches!(&c.limits.url, LimitsUrl::Local { claims: None }));
+    assert_eq!(c.warnings.len(), 1);
+    let c = read("").unwrap().embedded(Path::new("/d"));
+    assert!(matches!(&c.broker.url, BrokerUrl::Spool(p) if p == Path::new("/d/spool.db")));
+}
+
 #[test]
 fn nothing_is_a_good_configuration() {
     let c = read("").unwrap();
-    assert_eq!(c.broker.urls[0].expose(), "amqp://guest:guest@127.0.0.1:5672/%2f");
+    assert_eq!(amqp(&c)[0].expose(), "amqp://guest:guest@127.0.0.1:5672/%2f");
     assert_eq!((c.broker.prefix.as_str(), c.broker.max_message_bytes), ("paceline", 10 << 20));
     assert!(matches!(&c.limits.url, LimitsUrl::Redis(a) if a.expose() == "redis://127.0.0.1:6379"));
     assert_eq!((c.limits.reserve, c.tail.burst, c.tail.rate.to_string()), (0.2, 20, "300/h".to_owned()));
@@ -63,6 +87,7 @@ token = "t"
 [[account]]
 name = "ses-eu"
 provider = "ses"
+access_key_id = "AKID"
 
 [[account]]
 name = "a"
@@ -99,22 +124,22 @@ base = "2h"
         r#"p.toml:9:11: limits.reserve: must be a number from 0 to 0.9"#,
         r#"p.toml:12:10: http.listen: must be an IP address and a port, such as 127.0.0.1:8025 or 0.0.0.0:8025"#,
         r#"p.toml:13:14: http.token_file: `token` is given as well; give one of the two"#,
-        r#"p.toml:18:12: account[0].provider: `ses` is not in this version; supported are sendgrid, http, smtp, capture"#,
-        r#"p.toml:22:12: account[1].provider: no such provider; did you mean `sendgrid`?"#,
-        r#"p.toml:23:8: account[1].rate: not a rate; write a number and a unit, such as "100/s", "20/min", "300/h" or "50000/d""#,
-        r#"p.toml:25:1: account[2].api_key: is missing; give api_key or api_key_file"#,
-        r#"p.toml:25:1: account[2].name: is missing"#,
-        r#"p.toml:27:16: account[2].server_token: means nothing to sendgrid, which takes api_key, base_url"#,
-        r#"p.toml:28:15: account[2].concurrency: must be an integer from 1 to 10000, not a text"#,
-        r#"p.toml:31:8: destination[0].name: `tail` is reserved"#,
-        r#"p.toml:32:26: destination[0].domains[1]: `not a domain` is not a domain"#,
-        r#"p.toml:32:42: destination[0].domains[2]: `gmail.*` is not a domain; list each domain by itself, without `*` and `@`"#,
-        r#"p.toml:34:1: rule[0]: has no condition; give at least one of stream, tag, tenant, from, subject, header"#,
-        r#"p.toml:35:9: rule[0].class: `urgent` is not a class; use critical, high, normal or low"#,
-        r#"p.toml:38:8: retry.base: needs a unit: "60s", "60min" …"#,
-        r#"p.toml:39:7: retry.max: is not a duration; write a number and a unit, such as "250ms", "60s", "15min", "1h" or "3d""#,
-        r#"p.toml:42:8: retry.low.base: "2h" is longer than max = "1h" of class low"#,
-        r#"p.toml:44:2: brocker: unknown key; did you mean `broker`?"#,
+        r#"p.toml:16:1: account[0].secret_access_key: is missing; access_key_id has no effect without it"#,
+        r#"p.toml:23:12: account[1].provider: no such provider; did you mean `sendgrid`?"#,
+        r#"p.toml:24:8: account[1].rate: not a rate; write a number and a unit, such as "100/s", "20/min", "300/h" or "50000/d""#,
+        r#"p.toml:26:1: account[2].api_key: is missing; give api_key or api_key_file"#,
+        r#"p.toml:26:1: account[2].name: is missing"#,
+        r#"p.toml:28:16: account[2].server_token: means nothing to sendgrid, which takes api_key, base_url"#,
+        r#"p.toml:29:15: account[2].concurrency: must be an integer from 1 to 10000, not a text"#,
+        r#"p.toml:32:8: destination[0].name: `tail` is reserved"#,
+        r#"p.toml:33:26: destination[0].domains[1]: `not a domain` is not a domain"#,
+        r#"p.toml:33:42: destination[0].domains[2]: `gmail.*` is not a domain; list each domain by itself, without `*` and `@`"#,
+        r#"p.toml:35:1: rule[0]: has no condition; give at least one of stream, tag, tenant, from, subject, header"#,
+        r#"p.toml:36:9: rule[0].class: `urgent` is not a class; use critical, high, normal or low"#,
+        r#"p.toml:39:8: retry.base: needs a unit: "60s", "60min" …"#,
+        r#"p.toml:40:7: retry.max: is not a duration; write a number and a unit, such as "250ms", "60s", "15min", "1h" or "3d""#,
+        r#"p.toml:43:8: retry.low.base: "2h" is longer than max = "1h" of class low"#,
+        r#"p.toml:45:2: brocker: unknown key; did you mean `broker`?"#,
     ];
     assert_eq!(got, want, "{}", got.join("\n"));
 }
@@ -129,13 +154,14 @@ fn single_mistakes() {
         ("[account]\nname = \"x\"", "p.toml:1:1: account: is a list; write [[account]]"),
         ("[broker]\nurl = []", "p.toml:2:7: broker.url: is empty; give at least one"),
         (
-            "[broker]\nurl = \"spool:./x.db\"",
-            "p.toml:2:7: broker.url: the embedded broker (spool:) is not in this version; use amqp://host:5672/%2f",
+            "[broker]\nurl = \"spool:\"",
+            "p.toml:2:7: broker.url: names no file; write spool:./paceline.db or spool:///var/lib/paceline/paceline.db",
         ),
         (
-            "[store]\nurl = \"sqlite:x.db\"",
-            "p.toml:2:7: store.url: the embedded store (sqlite:) is not in this version; use postgres://user@host/database",
+            "[broker]\nurl = [\"spool:a.db\", \"amqp://127.0.0.1\"]",
+            "p.toml:2:7: broker.url: a spool stands alone: give one `spool:` or addresses of RabbitMQ",
         ),
+        ("[store]\nurl = \"sqlite:x.db?mode=ro\"", "p.toml:2:7: store.url: takes nothing but a path after `sqlite:`"),
         (
             "[store]\nurl_file = \"/nonexistent/u\"",
             "p.toml:2:12: store.url_file: the file /nonexistent/u cannot be read: No such file or directory (os error 2)",
@@ -206,7 +232,7 @@ fn secrets_from_files() {
     assert!(
         matches!(&c.accounts[0].provider, paceline_provider::Settings::SendGrid { api_key, .. } if api_key.expose() == "SG.x")
     );
-    assert_eq!(c.broker.urls.len(), 2);
+    assert_eq!(amqp(&c).len(), 2);
     let e = read_in(dir.path().into(), &text.replace("\"key\"", "\"empty\""), &[]).0.unwrap_err();
     assert_eq!(e.to_string(), "p.toml:6:16: account[0].api_key_file: the file empty is empty");
 }
@@ -231,7 +257,7 @@ fn the_environment_wins() {
         ],
     )
     .unwrap();
-    assert_eq!((c.broker.urls[0].expose(), c.broker.prefix.as_str()), ("amqp://127.0.0.1:7/%2f", "x"));
+    assert_eq!((amqp(&c)[0].expose(), c.broker.prefix.as_str()), ("amqp://127.0.0.1:7/%2f", "x"));
     assert_eq!((c.broker.max_message_bytes, c.limits.reserve), (2048, 0.1));
     assert_eq!(c.accounts[0].limit.unwrap().rate.to_string(), "7/s");
     assert_eq!(c.accounts[1].name, "second");
@@ -314,70 +340,153 @@ fn retry_by_class() {
 }
 
 #[test]
+fn quotas_and_calls_at_a_time() {
+    let c = read(&format!(
+        "{ACCOUNT}quota = [\"10000/h\", \"50000/d\"]\nconcurrency = 9\n\
+         [[destination]]\nname = \"google\"\nquota = [\"400/h\"]\nconcurrency = 3\n\
+         [[tenant]]\nname = \"acme\"\nquota = [\"100/d\"]\n[[sender]]\nname = \"X.org\"\nrate = \"1/s\"\n\
+         [recipient]\nrate = \"1/h\"\nquota = [\"5/d\"]\n"
+    ))
+    .unwrap();
+    assert!(c.warnings.is_empty(), "{:?}", c.warnings);
+    let account = &c.accounts[0];
+    assert_eq!((account.quota.len(), account.concurrency, account.fleet_concurrency), (2, 9, Some(9)));
+    let google = c.destinations.iter().find(|d| d.name == "google").unwrap();
+    assert_eq!((google.quota[0].to_string().as_str(), google.concurrency), ("400/h", Some(3)));
+    assert!(google.limit.is_some(), "the rest is the preset's");
+    assert_eq!((c.tenants[0].limit, c.tenants[0].quota[0].units()), (None, 100));
+    assert!(c.senders[0].limit.is_some() && c.recipient.unwrap().quota.len() == 1);
+    assert_eq!(read(ACCOUNT).unwrap().accounts[0].fleet_concurrency, None);
+
+    for (text, key) in [
+        (format!("{ACCOUNT}quota = [\"0.5/h\"]"), "account[0].quota[0]"),
+        (format!("{ACCOUNT}quota = [\"5/h\", \"9/d\", \"7/h\"]"), "account[0].quota[2]"),
+        (format!("{ACCOUNT}concurrency = 0"), "account[0].concurrency"),
+        ("[[tenant]]\nname = \"acme\"".into(), "tenant[0].rate"),
+        ("[[tenant]]\nname = \"acme\"\nrate = \"1/s\"\n[[tenant]]\nname = \"Acme\"\nrate = \"1/s\"".into(), "tenant[1].name"),
+        ("[recipient]\nburst = 3".into(), "recipient.burst"),
+    ] {
+        assert!(mistakes(&text).iter().any(|m| m.contains(key)), "{text}: {:?}", mistakes(&text));
+    }
+}
+
+#[test]
 fn what_is_not_in_force_is_said() {
     let text = format!(
-        "{ACCOUNT}max_rate = \"200/s\"\nquota = [\"50000/d\"]\n[account.warmup]\nstart = \"50/d\"\n[broker]\nmax_depth = {{ low = 5 }}\n\
-         [[tenant]]\nname = \"acme\"\nrate = \"1/s\"\n[[sender]]\nname = \"x.org\"\nrate = \"1/s\"\n[recipient]\nrate = \"1/h\"\n[circuit]\nopen = \"9s\"\n"
+        "{ACCOUNT}max_rate = \"200/s\"\n[account.warmup]\nstart = \"50/d\"\n[broker]\nmax_depth = {{ low = 5 }}\n\
+         [circuit]\nopen = \"9s\"\n"
     );
     let c = read(&text).unwrap();
     let keys: Vec<_> = c.warnings.iter().filter(|w| w.problem.contains("not in force yet")).map(|w| w.key.as_str()).collect();
-    assert_eq!(
-        keys,
-        [
-            "account[0].max_rate",
-            "account[0].quota",
-            "account[0].warmup",
-            "broker.max_depth",
-            "tenant[0]",
-            "sender[0]",
-            "recipient",
-            "circuit"
-        ]
-    );
+    assert_eq!(keys, ["account[0].max_rate", "account[0].warmup", "broker.max_depth", "circuit"]);
     assert!(read(&format!("{ACCOUNT}max_rate = \"100/s\"")).unwrap().warnings.is_empty());
     assert_eq!(mistakes(&format!("{ACCOUNT}max_rate = \"50/s\"")).len(), 1);
 }
 
 #[test]
-fn mail_servers_and_files() {
-    use paceline_provider::{Settings, Tls};
-    let account = |rest: &str| format!("[[account]]\nname = \"main\"\nrate = \"9/s\"\n{rest}");
-    let smtp = |rest: &str| account(&format!("provider = \"smtp\"\n{rest}"));
-    for (rest, tls, port) in
-        [("", Tls::StartTls, 587), ("tls = \"implicit\"", Tls::Implicit, 465), ("port = 2525", Tls::StartTls, 2525)]
-    {
-        let c = read(&smtp(&format!("host = \"mx.example\"\n{rest}"))).unwrap();
-        let Settings::Smtp(s) = &c.accounts[0].provider else { panic!("no smtp") };
-        assert_eq!((s.host.as_str(), s.tls, s.port, c.accounts[0].concurrency), ("mx.example", tls, port, 5));
-        assert!(s.credentials.is_none());
-    }
-    let c =
-        read(&smtp("host = \"::1\"\ntls = \"none\"\nusername = \"u\"\npassword = \"p\"\nmax_connections = 9\nconcurrency = 7"))
-            .unwrap();
-    let Settings::Smtp(s) = &c.accounts[0].provider else { panic!("no smtp") };
-    assert_eq!((s.port, s.max_connections, c.accounts[0].concurrency), (25, 9, 7));
-    assert!(s.credentials.as_ref().is_some_and(|c| c.username == "u" && c.password.expose() == "p"));
-    let c = read(&account("provider = \"capture\"\ndir = \"mail\"")).unwrap();
-    assert!(matches!(&c.accounts[0].provider, Settings::Capture { dir } if dir == std::path::Path::new("mail")));
-    for (text, want) in [
-        (account("provider = \"capture\""), "account[0].dir: is missing"),
-        (smtp(""), "account[0].host: is missing"),
-        (smtp("host = \"a.b\"\ntls = \"ssl\""), "account[0].tls: must be \"starttls\", \"implicit\" or \"none\""),
+fn rules_for_replies() {
+    let good = "[[reply_rule]]\nname = \"a\"\ncode = [421, \"45x\"]\ntext = \"queue full\"\ncategory = \"throttled\"\nscope = \"account\"\n";
+    let config = read(&format!("{good}{ACCOUNT}")).unwrap();
+    assert_eq!(*config.reply_rules.read("421 Queue full.").rule, *"a");
+    assert_eq!(config.accounts[0].http.reply_rules, config.reply_rules);
+    for (rule, want) in [
+        ("category = \"other\"\ncode = 421", "p.toml:1:1: reply_rule[0].name: is missing"),
+        ("name = \"a\"\ncode = 421", "p.toml:1:1: reply_rule[0].category: is missing"),
+        ("name = \"a\"\ncategory = \"other\"", "p.toml:1:1: reply_rule[0]: has no condition; give code, enhanced or text"),
+        ("name = \"A b\"\ncategory = \"other\"\ncode = 421", "p.toml:2:8: reply_rule[0].name: must be 1 to 60 of a-z 0-9 _"),
+        ("name = \"a\"\ncategory = \"odd\"\ncode = 421", "p.toml:3:12: reply_rule[0].category: must be \"throttled\" or"),
+        ("name = \"a\"\ncategory = \"other\"\ncode = 42", "p.toml:4:8: reply_rule[0].code: `42` is not a code"),
         (
-            smtp("host = \"a.b\"\ntls = \"none\""),
-            "account[0].tls: mail to a.b would not be encrypted; use \"starttls\" or \"implicit\", or say `insecure = true` beside it",
+            "name = \"a\"\ncategory = \"other\"\nenhanced = \"4.7\"",
+            "p.toml:4:12: reply_rule[0].enhanced: `4.7` is not an enhanced code",
         ),
-        (smtp("host = \"a.b\"\nusername = \"u\""), "account[0].password: is missing; username has no effect without it"),
-        (smtp("host = \"a.b\"\npassword = \"p\""), "account[0].username: is missing; password has no effect without it"),
         (
-            smtp("host = \"a.b\"\napi_key = \"k\""),
-            "account[0].api_key: means nothing to smtp, which takes host, port, tls, username, password",
+            "name = \"a\"\ncategory = \"other\"\ntext = [\"a(\"]",
+            "p.toml:4:8: reply_rule[0].text: is not a regular expression: error: unclosed group",
+        ),
+        ("name = \"a\"\ncategory = \"other\"\ntext = []", "p.toml:4:8: reply_rule[0].text: is empty; give at least one"),
+        ("name = \"a\"\ncategory = \"other\"\ncode = 421\nwait = \"3d\"", "p.toml:5:8: reply_rule[0].wait: must be at most 1d"),
+        (
+            "name = \"a\"\ncategory = \"other\"\ncode = 421\naction = \"pray\"",
+            "p.toml:5:10: reply_rule[0].action: must be \"slow_down\" or",
+        ),
+        ("name = \"a\"\ncategory = \"other\"\ncode = 421\ntxt = \"x\"", "reply_rule[0].txt: unknown key; did you mean `text`?"),
+    ] {
+        let got = mistakes(&format!("[[reply_rule]]\n{rule}\n"));
+        assert!(got.len() == 1 && got[0].contains(want), "{rule}: {got:?}");
+    }
+}
+
+#[test]
+fn events_of_providers() {
+    let of = |provider: &str, feedback: &str| {
+        let account = match provider {
+            "sendgrid" => ACCOUNT.to_owned(),
+            _ => "[[account]]\nname = \"main\"\nprovider = \"smtp\"\nhost = \"a.b\"\nrate = \"1/s\"\n".to_owned(),
+        };
+        format!("{account}[account.feedback]\n{feedback}")
+    };
+    let key = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEIk4VFSeXGXYtq7L5NWHXwgfHL9/lOR34NADTWCrZBdDdOHaeaRI6dVJzcLWvtgvYRZjEeHaiPVeQmOYAl4/ALA==";
+    let verification = format!("verification_key = \"{key}\"");
+    let topic = "topics = [\"arn:aws:sns:eu-west-1:1:t\"]";
+    for (account, feedback, provider, tolerance_s) in [
+        ("sendgrid", verification.as_str(), "sendgrid", 600),
+        ("sendgrid", &format!("{verification}\ntolerance = \"1h\""), "sendgrid", 3600),
+        ("smtp", &format!("provider = \"ses\"\n{topic}"), "ses", 4500),
+        ("smtp", "provider = \"mailgun\"\nsigning_key = \"hunter2\"", "mailgun", 600),
+        ("smtp", "provider = \"resend\"\nsigning_key = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"", "resend", 300),
+        ("smtp", "provider = \"postmark\"\nusername = \"u\"\npassword = \"hunter2\"", "postmark", 0),
+        ("sendgrid", "provider = \"sparkpost\"\nusername = \"u\"\npassword = \"hunter2\"", "sparkpost", 0),
+    ] {
+        let c = read(&of(account, feedback)).unwrap();
+        let scheme = c.accounts[0].feedback.as_ref().unwrap();
+        assert_eq!((scheme.provider(), scheme.tolerance().as_secs()), (provider, tolerance_s), "{feedback}");
+        assert!(!format!("{c:?}").contains("hunter2"), "{feedback}");
+    }
+    assert!(read(ACCOUNT).unwrap().accounts[0].feedback.is_none());
+    for (account, feedback, want) in [
+        ("smtp", "", "account[0].feedback: the account's provider has no events of its own; name whose they are with `provider`"),
+        (
+            "smtp",
+            "provider = \"brevo\"",
+            "account[0].feedback.provider: must be \"ses\" or \"sendgrid\" or \"postmark\" or \"mailgun\" or \"resend\" or \"sparkpost\"",
+        ),
+        ("sendgrid", "", "account[0].feedback.verification_key: is missing; give verification_key or verification_key_file"),
+        (
+            "sendgrid",
+            "verification_key = \"SG.key\"",
+            "account[0].feedback.verification_key: is not a verification key as SendGrid shows it: base64 of a public key on the curve P-256",
+        ),
+        ("smtp", "provider = \"ses\"", "account[0].feedback.topics: is missing"),
+        (
+            "smtp",
+            "provider = \"ses\"\ntopics = \"events\"",
+            "account[0].feedback.topics: is not the ARN of an SNS topic, such as arn:aws:sns:eu-west-1:123456789012:ses-events",
+        ),
+        (
+            "smtp",
+            "provider = \"resend\"\nsigning_key = \"hunter2\"",
+            "account[0].feedback.signing_key: is not a signing secret as Resend shows it: `whsec_` and base64",
+        ),
+        (
+            "smtp",
+            "provider = \"mailgun\"\nsigning_key = \"k\"\npassword = \"p\"",
+            "account[0].feedback.password: means nothing to the events of mailgun, which take signing_key",
+        ),
+        (
+            "smtp",
+            "provider = \"postmark\"\nusername = \"u\"\npassword = \"p\"\ntolerance = \"5min\"",
+            "account[0].feedback.tolerance: means nothing to the events of postmark, which sign no time",
+        ),
+        (
+            "smtp",
+            "provider = \"mailgun\"\nsigning_keys = \"k\"\nsigning_key = \"k\"",
+            "account[0].feedback.signing_keys: unknown key; did you mean `signing_key`?",
         ),
     ] {
-        let got = mistakes(&text);
-        assert!(got.len() == 1 && got[0].ends_with(want), "{got:?}");
+        let got = mistakes(&of(account, feedback));
+        assert!(got.len() == 1 && got[0].ends_with(want), "{feedback}: {got:?}");
     }
-    assert!(read(&smtp("host = \"a.b\"\ntls = \"none\"\ninsecure = true")).is_ok());
 }
 
 /// `ops/paceline.toml`, once as it is and once with each stanza that is commented out put in force.
@@ -418,8 +527,8 @@ mod documentation {
         let d = read("").unwrap();
         assert!(c.warnings.is_empty(), "{:?}", c.warnings);
         assert_eq!(
-            (c.retry, c.circuit, c.dedup, c.worker, c.log, c.tail),
-            (d.retry, d.circuit, d.dedup, d.worker, d.log, d.tail)
+            (c.retry, c.circuit, c.dedup, c.suppression, c.worker, c.log, c.tail),
+            (d.retry, d.circuit, d.dedup, d.suppression, d.worker, d.log, d.tail)
         );
     }
 

@@ -156,6 +156,12 @@ pub(super) fn rate(node: &Node) -> Result<Rate, String> {
     }
 }
 
+/// A quota window: at least one whole unit in its unit of time.
+pub(super) fn quota(node: &Node) -> Result<Rate, String> {
+    let quota = rate(node)?;
+    if quota.units() == 0 { Err("must be at least 1 in its unit of time".into()) } else { Ok(quota) }
+}
+
 pub(super) fn class(node: &Node) -> Result<Class, String> {
     parsed(node)
 }

@@ -1,7 +1,7 @@
 //! A flow: the heads of one lane that touch the same buckets.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -9,7 +9,7 @@ use std::{
 use paceline_core::Class;
 
 use super::{Head, Hint, LaneKey};
-use crate::BucketSpec;
+use crate::{BucketSpec, Cost, Kind};
 
 #[derive(Debug)]
 pub(super) struct Flow<H> {
@@ -34,7 +34,7 @@ pub(super) struct Flow<H> {
 pub(super) struct Waiting<H> {
     /// Position among everything ever pushed.
     pub(super) order: u64,
-    pub(super) cost: u32,
+    pub(super) cost: Cost,
     pub(super) handle: H,
 }
 
@@ -60,11 +60,16 @@ impl<H> Flow<H> {
 
     /// How many heads a call should carry: what the slowest bucket gives in `cover_us`, the account's share of it
     /// where `sharing` flows divide it, and at least two, because one would cap a flow at one message a call.
-    pub(super) fn worth_asking(&self, sharing: u32, cover_us: u64) -> usize {
+    pub(super) fn worth_asking(&self, sharing: u32, cover_us: u64, kinds: &HashMap<Arc<str>, Kind>) -> usize {
         let mut most = u64::MAX;
         for (k, bucket) in self.buckets.iter().enumerate() {
             let divided_by = if k == 0 { u64::from(sharing.max(1)) } else { 1 };
-            most = most.min(cover_us / bucket.interval_us.saturating_mul(divided_by) + 1);
+            let kind = if kinds.is_empty() { bucket.kind } else { *kinds.get(&bucket.key).unwrap_or(&bucket.kind) };
+            most = most.min(match kind {
+                Kind::Rate { interval_us, .. } => cover_us / interval_us.saturating_mul(divided_by) + 1,
+                Kind::Window { limit, .. } => limit,
+                Kind::Slots { limit, .. } => u64::from(limit),
+            });
         }
         usize::try_from(most).unwrap_or(usize::MAX).max(2).min(self.heads.len())
     }
@@ -100,9 +105,7 @@ impl Hash for FlowKey {
     fn hash<S: Hasher>(&self, state: &mut S) {
         self.class.hash(state);
         self.lane.hash(state);
-        // The last bucket is the most telling one (the tail domain).
-        if let Some(last) = self.buckets.last() {
-            last.key.hash(state);
-        }
+        // Any of them may be the telling one: a tail domain, a tenant, a recipient.
+        self.buckets.iter().for_each(|b| b.key.hash(state));
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use paceline_core::Class;
 
 use super::{Hint, LaneKey, Pacer};
-use crate::Why;
+use crate::{Kind, Why};
 
 impl<H> Pacer<H> {
     /// Gives back everything held for a lane, in the order pushed.
@@ -13,10 +13,28 @@ impl<H> Pacer<H> {
         self.take_where(lane, |_, _| true)
     }
 
-    /// Gives back the heads of a lane whose flow cannot go before `later_than_us`, in the order pushed: for mixed
-    /// lanes, where a long wait belongs elsewhere. Looks at every flow of the lane.
-    pub fn take_waiting(&mut self, lane: &LaneKey, later_than_us: u64) -> Vec<H> {
-        self.take_where(lane, |_, hint| hint.is_some_and(|h| h.retry_at_us > later_than_us))
+    /// Gives back the heads of a lane whose flow is kept until after `later_than_us` by a limit narrower than the lane,
+    /// each flow's in order, with what keeps them. Looks at every flow of the lane.
+    pub fn take_narrow(&mut self, lane: &LaneKey, later_than_us: u64) -> Vec<(Hint, Vec<H>)> {
+        let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
+        let kept = |id: &&u64| {
+            let flow = self.flows.get(id).filter(|f| !f.in_call);
+            flow.and_then(|f| f.hint.as_ref()).is_some_and(|h| h.narrow && h.retry_at_us > later_than_us)
+        };
+        let mut ids: Vec<u64> = ids.iter().filter(kept).copied().collect();
+        ids.sort_unstable();
+        let mut taken = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
+            let Some(hint) = flow.hint.clone() else { continue };
+            let heads: Vec<H> = flow.heads.drain(..).map(|h| h.handle).collect();
+            if let Some((_, held)) = self.lanes.get_mut(lane) {
+                *held -= heads.len();
+            }
+            self.forget(id);
+            taken.push((hint, heads));
+        }
+        taken
     }
 
     /// Gives back the heads of a lane that match, in the order pushed. The flow's hint comes with each head.
@@ -90,6 +108,22 @@ impl<H> Pacer<H> {
             if held && !flow.in_call {
                 flow.hint = None;
                 self.schedule.set(*id, flow.class, now_us, flow.class == Class::Critical);
+            }
+        }
+    }
+
+    /// Asks for the bucket `key` with this kind from now on, whatever its messages say; `None`: as they say. A rate stays a
+    /// rate, slots stay slots.
+    pub fn set_kind(&mut self, key: &Arc<str>, kind: Option<Kind>, now_us: u64) {
+        match kind {
+            Some(kind) => self.kinds.insert(key.clone(), kind),
+            None => self.kinds.remove(key),
+        };
+        for (id, flow) in &mut self.flows {
+            // What it was told to wait for was reckoned by the old one.
+            if !flow.in_call && flow.hint.as_ref().is_some_and(|h| h.bucket == *key && h.why != Why::Hold) {
+                flow.hint = None;
+                self.schedule.set(*id, flow.class, now_us, false);
             }
         }
     }

@@ -1,10 +1,10 @@
 use super::*;
-use crate::{Denied, LaneGrant};
+use crate::{Denied, Kind, LaneGrant};
 
 const T0: u64 = 1_000_000_000;
 
 fn bucket(key: &str, interval_us: u64) -> BucketSpec {
-    BucketSpec { key: key.into(), interval_us, burst: 10, reserve: 2, shared: false }
+    BucketSpec { key: key.into(), kind: Kind::Rate { interval_us, burst: 10, reserve: 2, shared: false }, narrow: false }
 }
 
 struct Bench {
@@ -19,7 +19,7 @@ impl Bench {
 
     fn push(&mut self, handle: u32, class: Class, buckets: &[(&str, u64)], now: u64) {
         let buckets = buckets.iter().map(|(k, t)| bucket(k, *t)).collect();
-        let head = Head { handle, cost: 1, class, destination: "google".into(), buckets };
+        let head = Head { handle, cost: 1.into(), class, destination: "google".into(), buckets };
         self.pacer.push(self.lane.clone(), head, now);
     }
 
@@ -36,7 +36,7 @@ fn grant(call: &Call, now: u64, dates: &[&[u64]], denied: Option<(u64, Why)>) ->
         dates_us: dates.to_vec(),
         denied: denied.map(|(retry_at_us, why)| Denied { retry_at_us, bucket: 0, why }),
     };
-    Reply { now_us: now, lanes: dates.iter().map(lane).collect() }
+    Reply { now_us: now, lanes: dates.iter().map(lane).collect(), ..Reply::default() }
 }
 
 fn handles(granted: &[Granted<u32>]) -> Vec<(u32, u64)> {
@@ -76,7 +76,7 @@ fn calls_are_a_gap_apart_unless_a_critical_head_has_just_come() {
     let mut b = Bench::new();
     b.normal(0..1);
     let call = b.pacer.begin(T0, 100).unwrap();
-    b.pacer.complete(call, &Reply { now_us: T0, lanes: vec![] });
+    b.pacer.complete(call, &Reply { now_us: T0, ..Reply::default() });
     assert_eq!(b.pacer.next_call_at(T0 + 100), Some(T0 + CALL_GAP_US));
     b.push(7, Class::Critical, &[("a", 1_000)], T0 + 1_000);
     assert_eq!(b.pacer.next_call_at(T0 + 1_000), Some(T0 + CRITICAL_GAP_US));
@@ -95,7 +95,8 @@ fn a_stream_of_critical_heads_keeps_to_fifty_calls_a_second() {
         if let Some(call) = b.pacer.begin(now, 100) {
             calls += 1;
             let dates: Vec<u64> = call.ask().lanes[0].costs.iter().map(|_| now).collect();
-            b.pacer.complete(call, &Reply { now_us: now, lanes: vec![LaneGrant { dates_us: dates, denied: None }] });
+            let lanes = vec![LaneGrant { dates_us: dates, denied: None }];
+            b.pacer.complete(call, &Reply { now_us: now, lanes, ..Reply::default() });
         }
         now += 1_000;
     }
@@ -174,11 +175,9 @@ fn a_lane_comes_back_in_the_order_pushed() {
     assert_eq!(b.pacer.complete(call, &reply).len(), 6);
     assert_eq!(b.pacer.wasted(), 1);
     let lane = b.lane.clone();
-    assert!(b.pacer.take_waiting(&lane, T0 + 5_000_000).is_empty());
     b.push(99, Class::Normal, &[("a", 1_000), ("a@new", 1)], T0);
     assert_eq!(b.pacer.hint(&lane), None, "one of its flows has not been asked about");
-    let late: Vec<u32> = b.pacer.take_waiting(&lane, T0 + 2_000_000);
-    assert_eq!(late, (7..30).collect::<Vec<_>>());
+    assert_eq!(b.pacer.take_where(&lane, |h, _| *h < 99), (7..30).collect::<Vec<_>>());
     assert_eq!(b.pacer.take_lane(&lane), [99]);
     assert!(b.pacer.is_empty() && b.pacer.lanes.is_empty() && b.pacer.sharing.is_empty());
     assert_eq!(b.pacer.schedule.earliest(), None);
@@ -221,6 +220,62 @@ fn a_held_bucket_is_not_asked_about() {
 }
 
 #[test]
+fn what_a_narrow_limit_keeps_can_be_taken_without_the_rest() {
+    let mut b = Bench::new();
+    let narrow = |key: &str| bucket(key, 1_000).narrow();
+    for h in 0..9 {
+        let buckets = match h % 3 {
+            0 => [bucket("a", 1_000), bucket("a@google", 1_000)],
+            1 => [bucket("a", 1_000), narrow("tenant:x")],
+            _ => [bucket("a", 1_000), narrow("tenant:y")],
+        };
+        let head = Head { handle: h, cost: 1.into(), class: Class::Low, destination: "google".into(), buckets: buckets.into() };
+        b.pacer.push(b.lane.clone(), head, T0);
+    }
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert!(b.pacer.take_narrow(&b.lane.clone(), 0).is_empty(), "nothing is known yet");
+    let denied =
+        |bucket, retry_at_us| LaneGrant { dates_us: vec![], denied: Some(Denied { retry_at_us, bucket, why: Why::Date }) };
+    let at = |key: &str| call.ask().buckets.iter().position(|b| &*b.key == key).unwrap();
+    let lanes = vec![
+        denied(at("a@google"), T0 + 60_000_000),
+        denied(at("tenant:x"), T0 + 60_000_000),
+        denied(at("tenant:y"), T0 + 1_000_000),
+    ];
+    b.pacer.complete(call, &Reply { now_us: T0, lanes, ..Reply::default() });
+    let taken = b.pacer.take_narrow(&b.lane.clone(), T0 + 2_000_000);
+    assert_eq!(taken.len(), 1);
+    assert_eq!((&*taken[0].0.bucket, &taken[0].1), ("tenant:x", &vec![1, 4, 7]));
+    assert_eq!(b.pacer.held(&b.lane), 6);
+    assert!(b.pacer.hint(&b.lane).unwrap().narrow, "tenant y goes first");
+}
+
+#[test]
+fn ended_calls_are_told_within_a_call_gap_and_wake_who_waits_for_them() {
+    let mut b = Bench::new();
+    let buckets: Arc<[BucketSpec]> = [bucket("a", 1_000), BucketSpec::slots("a slots", 2, 1_000_000)].into();
+    for handle in 0..3 {
+        let head = Head { handle, cost: 1.into(), class: Class::Low, destination: "google".into(), buckets: buckets.clone() };
+        b.pacer.push(b.lane.clone(), head, T0);
+    }
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert!(call.ask().held.is_empty());
+    let denied = Some(Denied { retry_at_us: T0 + 40_000, bucket: 1, why: Why::Concurrency });
+    let lanes = vec![LaneGrant { dates_us: vec![T0; 2], denied }];
+    assert_eq!(b.pacer.complete(call, &Reply { now_us: T0, lanes, ..Reply::default() }).len(), 2);
+    assert_eq!(b.pacer.next_call_at(T0), Some(T0 + 40_000));
+
+    b.pacer.release(&buckets, T0 + 1_000);
+    assert_eq!(b.pacer.next_call_at(T0 + 1_000), Some(T0 + CALL_GAP_US));
+    // Nothing may be asked for want of places, but it is told.
+    let call = b.pacer.begin(T0 + CALL_GAP_US, 0).unwrap();
+    assert_eq!((call.ask().lanes.len(), call.ask().held[0].calls), (0, 1));
+    b.pacer.complete(call, &Reply { now_us: T0 + CALL_GAP_US, ..Reply::default() });
+    assert!(b.pacer.begin(T0 + 2 * CALL_GAP_US, 0).is_none(), "once");
+    assert_eq!(b.pacer.begin(T0 + 2 * CALL_GAP_US, 1).unwrap().ask().heads(), 1);
+}
+
+#[test]
 fn changed_limits_are_asked_about_at_once() {
     let mut b = Bench::new();
     b.normal(0..2);
@@ -231,7 +286,7 @@ fn changed_limits_are_asked_about_at_once() {
     assert_eq!(b.pacer.next_call_at(T0 + 1), Some(T0 + 3_600_000_000));
     b.pacer.reconsider(T0 + 1_000_000);
     let call = b.pacer.begin(T0 + 1_000_000, 100).unwrap();
-    assert_eq!((call.ask().heads(), call.ask().buckets[0].interval_us), (3, 7));
+    assert_eq!((call.ask().heads(), call.ask().buckets[0].interval_us()), (3, 7));
 }
 
 /// Ten thousand tail domains that all wait cost a call nothing.
@@ -254,4 +309,23 @@ fn waiting_flows_are_not_visited() {
     }
     assert_eq!(seen.len(), 10_000, "each was asked about once");
     assert_eq!(b.pacer.next_call_at(now), Some(T0 + 60_000_000));
+}
+
+#[test]
+fn a_bucket_is_asked_for_as_it_is_just_now() {
+    let mut b = Bench::new();
+    for h in 0..50 {
+        b.push(h, Class::Normal, &[("a", 1_000), ("a@google", 1_000)], T0);
+    }
+    let key: Arc<str> = "a@google".into();
+    let slow = Kind::Rate { interval_us: 50_000, burst: 1, reserve: 0, shared: false };
+    b.pacer.set_kind(&key, Some(slow), T0);
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert_eq!((call.ask().buckets[1].kind, call.ask().heads()), (slow, 3), "no more heads than the slow rate has use for");
+    let denied = Some(Denied { retry_at_us: T0 + 60_000_000, bucket: 1, why: Why::Date });
+    b.pacer.complete(call, &Reply { now_us: T0, lanes: vec![LaneGrant { dates_us: vec![], denied }], ..Reply::default() });
+    assert_eq!(b.pacer.next_call_at(T0), Some(T0 + 60_000_000));
+    b.pacer.set_kind(&key, None, T0 + 1_000_000);
+    assert_eq!(b.pacer.next_call_at(T0 + 1_000_000), Some(T0 + 1_000_000), "the wait was reckoned by the slow rate");
+    assert_eq!(b.pacer.begin(T0 + 1_000_000, 100).unwrap().ask().heads(), 50);
 }

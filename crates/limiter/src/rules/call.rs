@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use super::{
-    ACTIVE_US, FORGET_US, GAP_US, HORIZON_US, MARK_STEP_US, OUT_OF_TURN_US, PATIENCE_US, State,
+    ACTIVE_US, FORGET_US, GAP_US, HORIZON_US, MARK_STEP_US, OUT_OF_TURN_US, PATIENCE_US, POLL_US, REST_US, State,
     lane::{Lane, Visit},
-    state::{Bucket, Turn, Turns},
+    state::{Bucket, Epoch, More, Past, Turn, Turns},
 };
-use crate::{Ask, BucketSpec, Denied, LaneAsk, LaneGrant, LimiterError, Reply, Why};
+use crate::{Ask, BucketSpec, Cost, Denied, Kind, LaneAsk, LaneGrant, LimiterError, MAX_DEBT_US, Reply, Seed, Why};
 
 /// Grants what may go at `now_us` and changes `state` accordingly.
 pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, LimiterError> {
     ask.check()?;
-    let mut call = Call::load(state, ask, now_us);
+    let epoch = state.epoch(ask.epoch_us, false, now_us);
+    let mut call = Call::load(state, ask, epoch, now_us);
     let mut lanes: Vec<Lane<'_>> = ask.lanes.iter().map(|l| call.admit(l, &ask.buckets[l.buckets[0]].key)).collect();
     let mut out = vec![LaneGrant::default(); lanes.len()];
 
@@ -32,7 +33,7 @@ pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, Limite
             any |= lanes[i].grant_while_possible(&mut call, visit, &mut out[i]);
             done[i] = match out[i].denied {
                 None => lanes[i].exhausted(),
-                Some(denied) => denied.why == Why::Date,
+                Some(denied) => matches!(denied.why, Why::Date | Why::Quota | Why::Concurrency),
             };
         }
         match (any, in_turn_only) {
@@ -50,19 +51,38 @@ pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, Limite
         }
     }
     call.save(state, ask);
-    Ok(Reply { now_us, lanes: out })
+    Ok(Reply { now_us, epoch_us: epoch.at_us, lost: epoch.past == Past::Lost, lanes: out })
+}
+
+/// Tells windows their past, as [`crate::Limiter::seed`] does.
+pub fn tell(state: &mut State, past: &[Seed], complete: bool, now_us: u64) -> Result<(), LimiterError> {
+    let ask = Ask { buckets: past.iter().map(|s| s.window.clone()).collect(), ..Ask::default() };
+    ask.check()?;
+    let told = past.iter().map(Seed::by_slot).collect::<Result<Vec<_>, _>>()?;
+    let epoch = state.epoch(0, complete, now_us);
+    let mut call = Call::load(state, &ask, epoch, now_us);
+    for (slot, told) in call.slots.iter_mut().zip(&told) {
+        if let More::Window(window) = &mut slot.bucket.more {
+            slot.dirty |= window.tell(told);
+        }
+    }
+    call.save(state, &ask);
+    Ok(())
 }
 
 /// The buckets of one call, loaded.
 pub(super) struct Call {
     pub(super) now: u64,
+    pub(super) worker: Arc<str>,
     pub(super) slots: Vec<Slot>,
 }
 
 /// A bucket during a call.
 pub(super) struct Slot {
     pub(super) bucket: Bucket,
+    kind: Kind,
     pub(super) t: u64,
+    /// Tokens of a full bucket; the limit of a window or of slots.
     pub(super) burst: u64,
     pub(super) reserve: u64,
     pub(super) shared: bool,
@@ -82,10 +102,58 @@ impl Slot {
         if class == 0 { HORIZON_US } else { self.horizon }
     }
 
-    /// When the bucket can give `cost` to `class`.
+    /// What a head costs here, where this is its lane's `k`-th bucket.
+    pub(super) fn price(&self, cost: &Cost, k: usize) -> u64 {
+        if self.is_slots() { 1 } else { cost.at(k) }
+    }
+
+    pub(super) fn is_slots(&self) -> bool {
+        matches!(self.kind, Kind::Slots { .. })
+    }
+
+    pub(super) fn is_window(&self) -> bool {
+        matches!(self.kind, Kind::Window { .. })
+    }
+
+    /// What denies a head here that cannot go soon enough.
+    pub(super) fn why(&self) -> Why {
+        match self.kind {
+            Kind::Rate { .. } => Why::Date,
+            Kind::Window { .. } => Why::Quota,
+            Kind::Slots { .. } => Why::Concurrency,
+        }
+    }
+
+    /// When the bucket can give `cost` to `class`; beyond every horizon where all slots are taken.
     pub(super) fn date(&self, now: u64, class: usize, cost: u64) -> u64 {
         let need = if class == 0 { cost } else { cost + self.reserve }.min(self.burst);
-        (self.bucket.tat_us + need * self.t).saturating_sub(self.burst * self.t).max(now)
+        match &self.bucket.more {
+            More::Rate => (self.bucket.tat_us + need * self.t).saturating_sub(self.burst * self.t).max(now),
+            // More than all of it never fits.
+            More::Window(window) => window.date(need.max(cost), self.burst, now),
+            More::Slots(leases) => now + if leases.used() < self.burst { 0 } else { HORIZON_US + 1 },
+        }
+    }
+
+    /// Takes `cost` at `date`.
+    pub(super) fn charge(&mut self, worker: &Arc<str>, now: u64, cost: u64, date: u64) {
+        match (&mut self.bucket.more, self.kind) {
+            (More::Window(window), _) => window.charge(date, cost),
+            (More::Slots(leases), Kind::Slots { life_us, .. }) => leases.take(worker, life_us, now),
+            _ => self.bucket.tat_us = self.bucket.tat_us.max(date) + cost.saturating_mul(self.t).min(MAX_DEBT_US),
+        }
+    }
+
+    /// Until when a head counts as waiting here that may retry at `retry_at_us`, and what is not worth writing down.
+    fn mark(&self, now: u64, retry_at_us: u64) -> (u64, u64) {
+        let until = now.max(retry_at_us) + ACTIVE_US;
+        match self.kind {
+            Kind::Rate { .. } => (until, MARK_STEP_US),
+            // A lane that rests asks again within a minute.
+            Kind::Window { .. } => (until.min(now + REST_US + ACTIVE_US), MARK_STEP_US),
+            // Calls end any moment.
+            Kind::Slots { .. } => (now + 2 * POLL_US, GAP_US),
+        }
     }
 
     pub(super) fn waiting(&self, now: u64, class: usize) -> bool {
@@ -104,21 +172,37 @@ impl Slot {
 }
 
 impl Call {
-    fn load(state: &mut State, ask: &Ask, now: u64) -> Call {
-        let epoch = state.epoch_us(now);
-        let slot = |spec: &BucketSpec| Slot {
-            bucket: state.load(spec, epoch, now),
-            t: spec.interval_us,
-            burst: u64::from(spec.burst),
-            reserve: u64::from(spec.reserve),
-            shared: spec.shared,
-            takes_turns: false,
-            horizon: (u64::from(spec.reserve) * spec.interval_us).clamp(2 * GAP_US, HORIZON_US),
-            present: [false; 4],
-            turn_present: Default::default(),
-            dirty: false,
+    fn load(state: &State, ask: &Ask, epoch: Epoch, now: u64) -> Call {
+        let slot = |spec: &BucketSpec| {
+            let (burst, reserve, shared) = match spec.kind {
+                Kind::Rate { burst, reserve, shared, .. } => (u64::from(burst), u64::from(reserve), shared),
+                Kind::Window { limit, reserve, .. } => (limit, reserve, false),
+                Kind::Slots { limit, .. } => (u64::from(limit), 0, false),
+            };
+            let t = spec.kind.pace_us();
+            Slot {
+                bucket: state.load(spec, epoch, now),
+                kind: spec.kind,
+                t,
+                burst,
+                reserve,
+                shared,
+                takes_turns: false,
+                horizon: (reserve * t).clamp(2 * GAP_US, HORIZON_US),
+                present: [false; 4],
+                turn_present: Default::default(),
+                dirty: false,
+            }
         };
-        let mut call = Call { now, slots: ask.buckets.iter().map(slot).collect() };
+        let slots = ask.buckets.iter().map(slot).collect();
+        let mut call = Call { now, worker: ask.worker.clone(), slots };
+        let mut held = vec![0; ask.buckets.len()];
+        ask.held.iter().for_each(|h| held[h.bucket] = u64::from(h.calls));
+        for (slot, calls) in call.slots.iter_mut().zip(held) {
+            if let (More::Slots(leases), Kind::Slots { life_us, .. }) = (&mut slot.bucket.more, slot.kind) {
+                slot.dirty = leases.report(&call.worker, calls, life_us, now);
+            }
+        }
         for lane in &ask.lanes {
             for (k, &b) in lane.buckets.iter().enumerate() {
                 call.slots[b].prepare_turns(k);
@@ -142,7 +226,7 @@ impl Call {
                 *tag = (*tag).max(slot.bucket.v);
             }
             turns.push(slot.turn_name(k, ask, account).map(|name| slot.wake(now, class, name)));
-            if slot.date(now, class, u64::from(ask.costs[0])) > now + slot.horizon_of(class) {
+            if slot.date(now, class, slot.price(&ask.costs[0], k)) > now + slot.horizon_of(class) {
                 far += 1;
                 far_at = b;
             }
@@ -150,7 +234,8 @@ impl Call {
         for (k, &b) in ask.buckets.iter().enumerate() {
             if far == 0 || (far == 1 && far_at == b) {
                 let slot = &mut self.slots[b];
-                slot.present[class] = true;
+                // At slots only those denied wait: others may be here without being in need of one.
+                slot.present[class] = !slot.is_slots();
                 if let Some(turn) = turns[k] {
                     slot.turn_present[class][turn] = true;
                 }
@@ -162,10 +247,10 @@ impl Call {
     /// Rule 7: marks a waiting head at the bucket that binds it, and its ticket.
     fn remember_waiting(&mut self, lane: &Lane<'_>, denied: Denied) {
         let now = self.now;
-        let until = now.max(denied.retry_at_us) + ACTIVE_US;
         let (class, rank) = (lane.class, lane.rank());
         let binding = &mut self.slots[denied.bucket];
-        if until > binding.bucket.active_until_us[class] + MARK_STEP_US {
+        let (until, step) = binding.mark(now, denied.retry_at_us);
+        if until > binding.bucket.active_until_us[class] + step {
             binding.bucket.active_until_us[class] = until;
             binding.dirty = true;
         }
@@ -186,7 +271,7 @@ impl Call {
             let mine = ticket.holder == holder;
             let free = ticket.until_us <= now || ticket.rank > rank;
             let refresh = mine && denied.why != Why::Ticket;
-            let take = !mine && free && b == denied.bucket && lane.wants_ticket(slot, denied.why) && {
+            let take = !mine && free && b == denied.bucket && lane.wants_ticket(slot, k, denied.why) && {
                 let limits = lane.limits(self, k);
                 limits.in_turn(slot.tag_of(class), lane.turn_tag(slot, k))
             };

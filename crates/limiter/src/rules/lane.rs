@@ -1,10 +1,10 @@
 //! One lane during a call: its limits for a visit, the date of its next head, and the charge.
 
 use super::{
-    GAP_US, HORIZON_US, LEAD_US, OUT_OF_TURN_US, SLACK_US, WEIGHT,
+    ACTIVE_US, GAP_US, HORIZON_US, LEAD_US, OUT_OF_TURN_US, POLL_US, SLACK_US, WEIGHT,
     call::{Call, Slot, out_of_turn_limit, patience_over},
 };
-use crate::{Denied, LaneAsk, LaneGrant, MAX_DEBT_US, Why};
+use crate::{Cost, Denied, LaneAsk, LaneGrant, Why};
 
 /// How a lane is visited in a sweep.
 #[derive(Debug, Clone, Copy)]
@@ -86,11 +86,13 @@ impl<'a> Lane<'a> {
         self.class == 0 || patience_over(now, self.since_us)
     }
 
-    /// Whether the waiting head is one that others would overtake for ever at `slot`.
-    pub(super) fn wants_ticket(&self, slot: &Slot, why: Why) -> bool {
-        let cost = u64::from(self.ask.costs[self.next]);
+    /// Whether the waiting head is one that others would overtake for ever at `slot`, its `k`-th bucket.
+    pub(super) fn wants_ticket(&self, slot: &Slot, k: usize, why: Why) -> bool {
+        let cost = slot.price(&self.ask.costs[self.next], k);
         let most = cost.min(slot.burst - slot.reserve);
-        why == Why::Date && cost > 1 && (most - 1) * slot.t > slot.horizon_of(self.class) - OUT_OF_TURN_US
+        // What a window never gives is not waited for.
+        let comes = why == Why::Date || (why == Why::Quota && cost <= slot.burst);
+        comes && cost > 1 && (most - 1) * slot.t > slot.horizon_of(self.class) - OUT_OF_TURN_US
     }
 
     /// Rule 3, as of now, at the lane's `k`-th bucket.
@@ -142,8 +144,7 @@ impl<'a> Lane<'a> {
         let limits: Vec<Limits> = (0..self.ask.buckets.len()).map(|k| self.limits_as(call, k, &name)).collect();
         let mut any = false;
         out.denied = None;
-        while let Some(&cost) = self.ask.costs.get(self.next) {
-            let cost = u64::from(cost);
+        while let Some(cost) = self.ask.costs.get(self.next) {
             match self.date(call, &limits, visit, cost) {
                 Ok(date) => {
                     self.charge(call, &limits, cost, date);
@@ -163,9 +164,13 @@ impl<'a> Lane<'a> {
         }
         if any {
             for &b in &self.ask.buckets {
-                let ticket = &mut call.slots[b].bucket.ticket;
-                if ticket.holder == name {
-                    *ticket = Default::default();
+                let slot = &mut call.slots[b];
+                if self.class == 0 && slot.is_slots() {
+                    // Nobody else may go while critical mail waits for a slot: not for longer than it does.
+                    slot.bucket.active_until_us[0] = 0;
+                }
+                if slot.bucket.ticket.holder == name {
+                    slot.bucket.ticket = Default::default();
                 }
             }
         }
@@ -173,7 +178,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Rule 4: the date of the next head, or what keeps it back.
-    fn date(&self, call: &Call, limits: &[Limits], visit: Visit, cost: u64) -> Result<u64, Denied> {
+    fn date(&self, call: &Call, limits: &[Limits], visit: Visit, cost: &Cost) -> Result<u64, Denied> {
         let now = call.now;
         let class = self.class;
         let mut date = now;
@@ -183,28 +188,33 @@ impl<'a> Lane<'a> {
         let mut latest = 0;
         for (k, &bucket) in self.ask.buckets.iter().enumerate() {
             let slot = &call.slots[bucket];
-            let f = slot.date(now, class, cost);
+            let f = slot.date(now, class, slot.price(cost, k));
             if f > date {
                 (date, date_from) = (f, k);
             }
             if k == 0 {
                 account_date = f;
             }
-            let sofar = denied.map(|d| d.why);
             if limits[k].ticket {
-                if sofar != Some(Why::Date) {
-                    let retry_at_us = (now + 2 * GAP_US).max(f.saturating_sub(HORIZON_US));
-                    denied = Some(Denied { retry_at_us, bucket, why: Why::Ticket });
+                if latest == 0 {
+                    let ticket_until = slot.bucket.ticket.until_us;
+                    // A window may keep its ticket's holder for long; that one comes back before the ticket runs out.
+                    let free = if slot.is_window() { ticket_until.saturating_sub(ACTIVE_US) } else { f - HORIZON_US };
+                    denied = Some(Denied { retry_at_us: free.max(now + 2 * GAP_US), bucket, why: Why::Ticket });
                 }
             } else if f > now + slot.horizon_of(class) {
-                if sofar != Some(Why::Date) || f > latest {
+                if f > latest {
                     latest = f;
                     let ahead = if class == 0 { HORIZON_US } else { slot.horizon / 2 };
-                    let retry_at_us = (now + GAP_US).max(f - ahead);
-                    denied = Some(Denied { retry_at_us, bucket, why: Why::Date });
+                    let retry_at_us = match slot.is_slots() {
+                        true => now + if class == 0 { GAP_US } else { POLL_US },
+                        false => (now + GAP_US).max(f - ahead),
+                    };
+                    denied = Some(Denied { retry_at_us, bucket, why: slot.why() });
                 }
-            } else if !matches!(sofar, Some(Why::Date | Why::Ticket))
-                && (visit.in_turn_only || f > out_of_turn_limit(now))
+            } else if latest == 0
+                && denied.is_none_or(|d| d.why != Why::Ticket)
+                && (visit.in_turn_only || f > out_of_turn_limit(now) || slot.is_slots())
                 && !limits[k].in_turn(slot.tag_of(class), self.turn_tag(slot, k))
             {
                 let retry_at_us = (now + GAP_US).max(f.saturating_sub(OUT_OF_TURN_US));
@@ -226,7 +236,7 @@ impl<'a> Lane<'a> {
             }
             // Where this bucket could give at once, its stored burst counts: a slow destination must not eat it up,
             // creeping ahead date by date.
-            let mut base = slot.date(now, class, cost);
+            let mut base = slot.date(now, class, slot.price(cost, k));
             if k > 0 {
                 // An account that runs ahead takes its fleet limits along; only third buckets may not.
                 base = base.max(account_date);
@@ -241,11 +251,12 @@ impl<'a> Lane<'a> {
     }
 
     /// Rule 5.
-    fn charge(&self, call: &mut Call, limits: &[Limits], cost: u64, date: u64) {
+    fn charge(&self, call: &mut Call, limits: &[Limits], cost: &Cost, date: u64) {
         for (k, &b) in self.ask.buckets.iter().enumerate() {
             let slot = &mut call.slots[b];
+            let cost = slot.price(cost, k);
             slot.dirty = true;
-            slot.bucket.tat_us = slot.bucket.tat_us.max(date) + cost.saturating_mul(slot.t).min(MAX_DEBT_US);
+            slot.charge(&call.worker, call.now, cost, date);
             if self.class > 0 {
                 let tag = &mut slot.bucket.tags[self.class - 1];
                 slot.bucket.v = slot.bucket.v.max((*tag).min(limits[k].least_other));

@@ -2,23 +2,45 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::KEEP_US;
-use crate::{BucketSpec, MAX_DEBT_US};
+use super::{
+    KEEP_US,
+    leases::Leases,
+    window::{Origin, Window},
+};
+use crate::{BucketSpec, Kind, MAX_DEBT_US};
 
 /// All buckets of one fleet.
 #[derive(Debug, Default)]
 pub struct State {
-    epoch_us: Option<u64>,
+    epoch: Option<Epoch>,
     buckets: HashMap<Arc<str>, Bucket>,
     sweep_at: usize,
+}
+
+/// When a state began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Epoch {
+    pub(super) at_us: u64,
+    pub(super) past: Past,
+}
+
+/// What is known of the time before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// Nothing went before.
+    None,
+    /// There was another state, and it is lost.
+    Lost,
+    /// It was lost and has been told again.
+    Told,
 }
 
 /// One bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bucket {
-    /// The interval `tat` was computed with.
+    /// The interval `tat` was computed with; of a rate only.
     pub(super) interval_us: u64,
-    /// When the bucket is full again, were it left alone.
+    /// When the bucket is full again, were it left alone; of a rate only.
     pub(super) tat_us: u64,
     /// Forgotten from here on.
     pub(super) expires_us: u64,
@@ -29,8 +51,17 @@ pub(super) struct Bucket {
     /// Each class counts as waiting until then.
     pub(super) active_until_us: [u64; 4],
     pub(super) ticket: Ticket,
-    /// Turns by class: of destinations at an account, of accounts at a bucket they share, none elsewhere.
+    /// Turns by class: of destinations at an account, of accounts at a rate they share, none elsewhere.
     pub(super) turns: Option<[Turns; 4]>,
+    pub(super) more: More,
+}
+
+/// What a bucket remembers by its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum More {
+    Rate,
+    Window(Window),
+    Slots(Leases),
 }
 
 /// Who may go first once the bucket has saved up enough.
@@ -72,46 +103,106 @@ impl State {
         self.buckets.is_empty()
     }
 
-    /// When this state began; a clock that stepped back starts it anew.
-    pub(super) fn epoch_us(&mut self, now: u64) -> u64 {
-        let epoch = self.epoch_us.filter(|e| *e <= now).unwrap_or(now);
-        self.epoch_us = Some(epoch);
+    /// When this state began; a clock that stepped back starts it anew. `known` is the epoch that the caller was last
+    /// told, or 0; `told` says that all the past has been told now.
+    pub(super) fn epoch(&mut self, known: u64, told: bool, now: u64) -> Epoch {
+        let mut epoch = match self.epoch {
+            None => Epoch { at_us: now, past: if known > 0 { Past::Lost } else { Past::None } },
+            Some(e) if e.past == Past::None && known > 0 && known < e.at_us => Epoch { past: Past::Lost, ..e },
+            Some(e) => e,
+        };
+        epoch.at_us = epoch.at_us.min(now);
+        if told {
+            epoch.past = Past::Told;
+        }
+        self.epoch = Some(epoch);
         epoch
     }
 
     /// The bucket as of `now`, in the units of `spec`.
-    pub(super) fn load(&self, spec: &BucketSpec, epoch: u64, now: u64) -> Bucket {
-        match self.buckets.get(&spec.key) {
-            Some(b) if b.expires_us > now => {
-                let mut b = b.clone();
-                if b.interval_us != spec.interval_us {
-                    if b.tat_us > now {
-                        b.tat_us = now + rescale(b.tat_us - now, b.interval_us, spec.interval_us);
+    pub(super) fn load(&self, spec: &BucketSpec, epoch: Epoch, now: u64) -> Bucket {
+        let known = self.buckets.get(&spec.key);
+        let foreign = known.is_some_and(|b| !b.fits(spec));
+        let known = known.filter(|b| !foreign && b.expires_us > now);
+        match spec.kind {
+            Kind::Rate { interval_us, burst, .. } => match known {
+                Some(b) => {
+                    let mut b = b.clone();
+                    if b.interval_us != interval_us {
+                        if b.tat_us > now {
+                            b.tat_us = now + rescale(b.tat_us - now, b.interval_us, interval_us);
+                        }
+                        b.interval_us = interval_us;
                     }
-                    b.interval_us = spec.interval_us;
+                    b
+                }
+                None => {
+                    let empty_at = if foreign { now } else { epoch.at_us };
+                    Bucket::new(interval_us, empty_at + u64::from(burst) * interval_us, More::Rate)
+                }
+            },
+            Kind::Window { length_us, limit, .. } => {
+                let known = known.filter(|b| match &b.more {
+                    // What stood for an unknown past is void once the past is known.
+                    More::Window(w) => w.origin != Origin::Unknown || epoch.past == Past::Lost,
+                    _ => false,
+                });
+                let mut b = known.cloned().unwrap_or_else(|| {
+                    let window = if foreign {
+                        Window::new(length_us, now, limit, Origin::Found)
+                    } else if epoch.past == Past::Lost && epoch.at_us + length_us > now {
+                        Window::new(length_us, epoch.at_us, limit, Origin::Unknown)
+                    } else {
+                        Window::new(length_us, now, 0, Origin::Found)
+                    };
+                    Bucket::new(0, 0, More::Window(window))
+                });
+                if let More::Window(window) = &mut b.more {
+                    window.advance(now);
                 }
                 b
             }
-            _ => Bucket {
-                interval_us: spec.interval_us,
-                tat_us: epoch + u64::from(spec.burst) * spec.interval_us,
-                expires_us: 0,
-                tags: [0; 3],
-                v: 0,
-                active_until_us: [0; 4],
-                ticket: Ticket::default(),
-                turns: None,
-            },
+            Kind::Slots { .. } => known.cloned().unwrap_or_else(|| Bucket::new(0, 0, More::Slots(Leases::default()))),
         }
     }
 
     pub(super) fn store(&mut self, key: &Arc<str>, mut bucket: Bucket, now: u64) {
-        bucket.expires_us = bucket.tat_us.max(now) + KEEP_US;
+        let needed_until = match &mut bucket.more {
+            More::Rate => bucket.tat_us.max(now),
+            More::Window(window) => now + window.life_us(),
+            More::Slots(leases) => leases.tidy().unwrap_or(now).max(now),
+        };
+        bucket.expires_us = needed_until + KEEP_US;
         self.buckets.insert(key.clone(), bucket);
         // Sweeping when the map has doubled costs nothing per bucket in the long run.
         if self.buckets.len() > self.sweep_at.max(1_024) {
             self.buckets.retain(|_, b| b.expires_us > now);
             self.sweep_at = self.buckets.len() * 2;
+        }
+    }
+}
+
+impl Bucket {
+    fn new(interval_us: u64, tat_us: u64, more: More) -> Self {
+        Bucket {
+            interval_us,
+            tat_us,
+            expires_us: 0,
+            tags: [0; 3],
+            v: 0,
+            active_until_us: [0; 4],
+            ticket: Ticket::default(),
+            turns: None,
+            more,
+        }
+    }
+
+    /// Whether this is the state of such a bucket.
+    fn fits(&self, spec: &BucketSpec) -> bool {
+        match (spec.kind, &self.more) {
+            (Kind::Rate { .. }, More::Rate) | (Kind::Slots { .. }, More::Slots(_)) => true,
+            (Kind::Window { length_us, .. }, More::Window(w)) => w.length_us == length_us,
+            _ => false,
         }
     }
 }

@@ -2,17 +2,19 @@
 //! little less than its rate while mail waits.
 
 use paceline_core::Class;
+use paceline_limiter::{BucketSpec, Cost, Kind};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::sim::{Load, Sim, Source, bucket, source};
 
-/// Random fleets with three buckets a head, mixed costs and stalls; some 20,000 grants.
+/// Random fleets with up to five buckets a head, quotas among them, mixed costs and stalls; some 20,000 grants.
 #[test]
 fn exact_over_every_window() {
     let mut grants = 0;
     for seed in 0..60 {
         let run = random_fleet(seed).run();
         assert!(run.worst_excess_us() <= 0, "seed {seed}: {} µs over", run.worst_excess_us());
+        assert!(run.worst_window_excess() <= 0, "seed {seed}: {} recipients over", run.worst_window_excess());
         grants += run.sent.len();
     }
     assert!(grants > 15_000, "only {grants}");
@@ -28,6 +30,16 @@ fn random_fleet(seed: u64) -> Sim {
         .map(|d| {
             let (r, b) = (pick(&mut rng, &[2, 40, 400]), pick(&mut rng, &[1, 5, 50]));
             bucket(&format!("fleet:d{d}"), &rate(r), b).shared()
+        })
+        .collect();
+    let windows: Vec<_> = (0..3)
+        .map(|i| {
+            let (length_us, limit) = ([1_000_000, 3_000_000, 60_000_000][i], pick(&mut rng, &[60, 200, 1_000]).into());
+            BucketSpec {
+                key: format!("q{i}").into(),
+                kind: Kind::Window { length_us, limit, reserve: limit / 20 },
+                narrow: false,
+            }
         })
         .collect();
     let limits: Vec<_> = (0..accounts)
@@ -50,13 +62,26 @@ fn random_fleet(seed: u64) -> Sim {
             if rng.random() {
                 buckets.push(fleet[d].clone());
             }
+            if rng.random_bool(0.2) {
+                buckets.push(windows[a].clone());
+            }
+            if rng.random_bool(0.2) {
+                buckets.push(windows[2].clone());
+            }
             let load = if rng.random_bool(0.6) {
                 Load::Backlog(pick(&mut rng, &[1, 4, 16]) as usize)
             } else {
                 Load::PerSecond([0.2, 3.0, 20.0][rng.random_range(0..3)])
             };
             let class = Class::ALL[rng.random_range(0..4)];
-            let costs = if rng.random_bool(0.3) { vec![1, 1, 1, 2, 7, 50] } else { vec![1] };
+            let costs = match rng.random_range(0..10) {
+                // To several destinations: this one is charged its own recipients only.
+                0..2 => {
+                    [[9, 1, 1, 9, 1], [3, 2, 2, 3, 2], [50, 7, 7, 50, 7]].map(|c| Cost::Each(c[..buckets.len()].into())).into()
+                }
+                2..5 => [1, 1, 1, 2, 7, 50].map(Cost::All).into(),
+                _ => vec![Cost::All(1)],
+            };
             Source { costs, ..source(rng.random_range(0..workers), class, &format!("d{d}"), &buckets, load) }
         })
         .collect();

@@ -1,10 +1,10 @@
-//! One suite for both ledgers.
+//! One suite for every ledger.
 
 use std::{sync::Arc, time::Duration};
 
 use paceline_limiter::{
     LimiterError,
-    ledger::{Claim, Claimed, Ledger, LocalLedger, Recorded, RedisLedger},
+    ledger::{Claim, Claimed, Ledger, LocalLedger, Recorded, RedisLedger, SqliteLedger},
     redis::RedisClient,
 };
 use paceline_testkit::Redis;
@@ -103,6 +103,12 @@ async fn local() {
 }
 
 #[tokio::test]
+async fn sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    conformance(&SqliteLedger::open(&dir.path().join("ledger.db"), DAY).unwrap()).await;
+}
+
+#[tokio::test]
 async fn redis() {
     let redis = Redis::start().await;
     conformance(&RedisLedger::new(RedisClient::new(&redis.url(), "ledger").unwrap(), DAY)).await;
@@ -113,6 +119,11 @@ async fn an_entry_is_forgotten_after_the_window() {
     let local = LocalLedger::new(Duration::ZERO);
     assert_eq!(local.claim(claim("m", 1)).await, Ok(Claimed::Granted));
     assert_eq!(local.claim(claim("m", 1)).await, Ok(Claimed::Granted));
+
+    let dir = tempfile::tempdir().unwrap();
+    let sqlite = SqliteLedger::open(&dir.path().join("ledger.db"), Duration::ZERO).unwrap();
+    assert_eq!(sqlite.claim(claim("m", 1)).await, Ok(Claimed::Granted));
+    assert_eq!(sqlite.claim(claim("m", 1)).await, Ok(Claimed::Granted));
 
     let redis = Redis::start().await;
     let ledger = RedisLedger::new(RedisClient::new(&redis.url(), "p").unwrap(), Duration::from_secs(100));

@@ -3,10 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bounds;
+mod concurrency;
 mod fleet;
 mod isolation;
 mod ledger;
+mod ledger_crash;
+mod ledger_file;
 mod outage;
 mod shares;
+mod signals;
 mod sim;
 mod traces;
+mod windows;

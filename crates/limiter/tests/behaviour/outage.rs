@@ -17,12 +17,12 @@ fn one_head() -> Ask {
         class: Class::Normal,
         destination: "google".into(),
         buckets: vec![0],
-        costs: vec![1],
+        costs: vec![1.into()],
         since_us: 0,
         id: "w.1".into(),
         seq: 1,
     };
-    Ask { buckets: vec![bucket("a", "100/s", 100)], lanes: vec![lane] }
+    Ask { buckets: vec![bucket("a", "100/s", 100)], lanes: vec![lane], ..Ask::default() }
 }
 
 #[tokio::test]

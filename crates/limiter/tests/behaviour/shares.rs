@@ -67,7 +67,7 @@ fn a_message_for_fifty_is_not_starved() {
         }
         let buckets = [account, bucket("a@d0", "200/s", 40)];
         let big = sources.len();
-        sources.push(Source { costs: vec![50], ..source(3, class, "d0", &buckets, Load::Once(3_000_000)) });
+        sources.push(Source { costs: vec![50.into()], ..source(3, class, "d0", &buckets, Load::Once(3_000_000)) });
         let run = Sim::new(sources, 8).run();
         let waited = run.latency_ms(1.0, |i, _| i == big);
         let limit = if class == Class::Critical { 500.0 } else { 2_000.0 };

@@ -8,7 +8,7 @@ use std::{
 
 use paceline_core::{Class, Rate};
 use paceline_limiter::{
-    Ask, BucketSpec, GRANT_LIFE_US, Reply,
+    Ask, BucketSpec, Cost, GRANT_LIFE_US, Kind, Reply,
     pacer::{Call, Head, Pacer},
     rules::{State, decide},
 };
@@ -30,7 +30,7 @@ pub(crate) struct Source {
     pub(crate) buckets: Arc<[BucketSpec]>,
     pub(crate) load: Load,
     /// One of these at random.
-    pub(crate) costs: Vec<u32>,
+    pub(crate) costs: Vec<Cost>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,7 @@ pub(crate) enum Load {
 }
 
 pub(crate) fn source(worker: usize, class: Class, destination: &str, buckets: &[BucketSpec], load: Load) -> Source {
-    Source { worker, class, destination: destination.into(), buckets: buckets.into(), load, costs: vec![1] }
+    Source { worker, class, destination: destination.into(), buckets: buckets.into(), load, costs: vec![1.into()] }
 }
 
 /// A grant as it was used.
@@ -52,10 +52,12 @@ pub(crate) fn source(worker: usize, class: Class, destination: &str, buckets: &[
 pub(crate) struct Sent {
     pub(crate) date: u64,
     pub(crate) source: usize,
-    pub(crate) cost: u32,
+    pub(crate) cost: Cost,
     pub(crate) arrived: u64,
     /// When the worker had the grant in hand and the date had come.
     pub(crate) at: u64,
+    /// When its call had ended, as far as calls take time here.
+    pub(crate) end: u64,
 }
 
 pub(crate) struct Sim {
@@ -69,12 +71,16 @@ pub(crate) struct Sim {
     pub(crate) warm_us: u64,
     /// Measures leave out so much of the beginning.
     pub(crate) settle_us: u64,
+    /// How long calls take, at random.
+    pub(crate) call_us: (u64, u64),
+    /// This worker is heard of no more from then on, though its calls end.
+    pub(crate) crash: Option<(usize, u64)>,
 }
 
 #[derive(Debug)]
 struct Message {
     source: usize,
-    cost: u32,
+    cost: Cost,
     arrived: u64,
 }
 
@@ -85,6 +91,7 @@ enum Event {
     Server(usize),
     Reply(usize),
     Stall(usize),
+    End(usize),
 }
 
 pub(crate) struct Run {
@@ -105,7 +112,17 @@ struct Worker {
 
 impl Sim {
     pub(crate) fn new(sources: Vec<Source>, seconds: u64) -> Self {
-        Sim { sources, seconds, round_trip_us: (150, 900), stalls: 0.0, seed: 1, warm_us: 100_000_000, settle_us: 2_000_000 }
+        Sim {
+            sources,
+            seconds,
+            round_trip_us: (150, 900),
+            stalls: 0.0,
+            seed: 1,
+            warm_us: 100_000_000,
+            settle_us: 2_000_000,
+            call_us: (0, 0),
+            crash: None,
+        }
     }
 
     /// Runs against the reference arithmetic.
@@ -126,7 +143,7 @@ impl Sim {
         let end = START_US + self.seconds * 1_000_000;
         let mut events = BinaryHeap::new();
         let mut order = 0_u64;
-        let mut at = |events: &mut BinaryHeap<Reverse<(u64, u64, Event)>>, time: u64, event: Event| {
+        let mut push = |events: &mut BinaryHeap<Reverse<(u64, u64, Event)>>, time: u64, event: Event| {
             order += 1;
             events.push(Reverse((time, order, event)));
         };
@@ -135,37 +152,43 @@ impl Sim {
         let sim = &run.sim;
         for (i, source) in sim.sources.iter().enumerate() {
             match source.load {
-                Load::Backlog(_) => at(&mut events, START_US, Event::Arrive(i)),
-                Load::PerSecond(n) => at(&mut events, START_US + exp(&mut rng, n), Event::Arrive(i)),
-                Load::Once(after) => at(&mut events, START_US + after, Event::Arrive(i)),
+                Load::Backlog(_) => push(&mut events, START_US, Event::Arrive(i)),
+                Load::PerSecond(n) => push(&mut events, START_US + exp(&mut rng, n), Event::Arrive(i)),
+                Load::Once(after) => push(&mut events, START_US + after, Event::Arrive(i)),
             }
         }
         for w in 0..workers {
             if sim.stalls > 0.0 {
-                at(&mut events, START_US + exp(&mut rng, sim.stalls), Event::Stall(w));
+                push(&mut events, START_US + exp(&mut rng, sim.stalls), Event::Stall(w));
             }
         }
         while let Some(Reverse((now, _, event))) = events.pop() {
             if now > end {
                 break;
             }
-            let (Event::Arrive(x) | Event::Wake(x) | Event::Server(x) | Event::Reply(x) | Event::Stall(x)) = event;
-            let w = if matches!(event, Event::Arrive(_)) { sim.sources[x].worker } else { x };
+            let w = match event {
+                Event::Arrive(source) => sim.sources[source].worker,
+                Event::End(sent) => sim.sources[run.sent[sent].source].worker,
+                Event::Wake(w) | Event::Server(w) | Event::Reply(w) | Event::Stall(w) => w,
+            };
+            if sim.crash.is_some_and(|(crashed, at)| crashed == w && now >= at) {
+                continue;
+            }
             match event {
                 Event::Arrive(i) => {
                     let source = &sim.sources[i];
                     let many = match source.load {
                         Load::Backlog(depth) => depth - fleet[w].pacer.held(&lanes[i]).min(depth),
                         Load::PerSecond(n) => {
-                            at(&mut events, now + exp(&mut rng, n), Event::Arrive(i));
+                            push(&mut events, now + exp(&mut rng, n), Event::Arrive(i));
                             1
                         }
                         Load::Once(_) => 1,
                     };
                     for _ in 0..many {
-                        let cost = source.costs[rng.random_range(0..source.costs.len())];
+                        let cost = source.costs[rng.random_range(0..source.costs.len())].clone();
                         let head = Head {
-                            handle: Message { source: i, cost, arrived: now },
+                            handle: Message { source: i, cost: cost.clone(), arrived: now },
                             cost,
                             class: source.class,
                             destination: source.destination.clone(),
@@ -178,7 +201,7 @@ impl Sim {
                     let worker = &mut fleet[w];
                     worker.wake_at = None;
                     if worker.stalled_until > now {
-                        at(&mut events, worker.stalled_until, Event::Wake(w));
+                        push(&mut events, worker.stalled_until, Event::Wake(w));
                         worker.wake_at = Some(worker.stalled_until);
                         continue;
                     }
@@ -187,36 +210,48 @@ impl Sim {
                         run.heads += call.ask().heads() as u64;
                         worker.call = Some(call);
                         let half = rng.random_range(sim.round_trip_us.0..sim.round_trip_us.1) / 2;
-                        at(&mut events, now + half, Event::Server(w));
+                        push(&mut events, now + half, Event::Server(w));
                     }
                 }
                 Event::Server(_) => {
                     let worker = &mut fleet[w];
                     worker.reply = Some(limiter(worker.call.as_ref().unwrap().ask(), now));
                     let half = rng.random_range(sim.round_trip_us.0..sim.round_trip_us.1) / 2;
-                    at(&mut events, now + half, Event::Reply(w));
+                    push(&mut events, now + half, Event::Reply(w));
                 }
                 Event::Reply(_) => {
                     let worker = &mut fleet[w];
                     if worker.stalled_until > now {
-                        at(&mut events, worker.stalled_until, Event::Reply(w));
+                        push(&mut events, worker.stalled_until, Event::Reply(w));
                         continue;
                     }
                     let (call, reply) = (worker.call.take().unwrap(), worker.reply.take().unwrap());
                     for granted in worker.pacer.complete(call, &reply) {
                         let Message { source, cost, arrived } = granted.handle;
                         let at = granted.date_us.max(now);
-                        run.sent.push(Sent { date: granted.date_us, source, cost, arrived, at });
+                        let end = at + rng.random_range(sim.call_us.0..=sim.call_us.1);
+                        run.sent.push(Sent { date: granted.date_us, source, cost, arrived, at, end });
+                        if sim.call_us.1 > 0 {
+                            push(&mut events, end, Event::End(run.sent.len() - 1));
+                        }
                     }
                     for (i, source) in sim.sources.iter().enumerate() {
                         if source.worker == w && matches!(source.load, Load::Backlog(_)) {
-                            at(&mut events, now, Event::Arrive(i));
+                            push(&mut events, now, Event::Arrive(i));
                         }
                     }
                 }
+                Event::End(sent) => {
+                    let worker = &mut fleet[w];
+                    if worker.stalled_until > now {
+                        push(&mut events, worker.stalled_until, Event::End(sent));
+                        continue;
+                    }
+                    worker.pacer.release(&sim.sources[run.sent[sent].source].buckets, now);
+                }
                 Event::Stall(_) => {
                     fleet[w].stalled_until = now + 300_000;
-                    at(&mut events, now + 300_000 + exp(&mut rng, sim.stalls), Event::Stall(w));
+                    push(&mut events, now + 300_000 + exp(&mut rng, sim.stalls), Event::Stall(w));
                 }
             }
             let worker = &mut fleet[w];
@@ -224,7 +259,7 @@ impl Sim {
                 && worker.wake_at.is_none_or(|t| due < t)
             {
                 worker.wake_at = Some(due);
-                at(&mut events, due, Event::Wake(w));
+                push(&mut events, due, Event::Wake(w));
             }
         }
         run.wasted = fleet.iter().map(|w| w.pacer.wasted()).sum();
@@ -239,16 +274,17 @@ impl Run {
         type Grants<'a> = (&'a BucketSpec, Vec<(u64, u32)>);
         let mut by_bucket: BTreeMap<&str, Grants<'_>> = BTreeMap::new();
         for sent in &self.sent {
-            for bucket in self.sim.sources[sent.source].buckets.iter() {
-                by_bucket.entry(&bucket.key).or_insert((bucket, Vec::new())).1.push((sent.date, sent.cost));
+            for (k, bucket) in self.sim.sources[sent.source].buckets.iter().enumerate() {
+                by_bucket.entry(&bucket.key).or_insert((bucket, Vec::new())).1.push((sent.date, sent.cost.at(k) as u32));
             }
         }
         let mut worst = i64::MIN;
         for (bucket, mut grants) in by_bucket.into_values() {
             grants.sort_unstable();
-            let t = bucket.interval_us as i64;
+            let Kind::Rate { interval_us, burst, .. } = bucket.kind else { continue };
+            let t = interval_us as i64;
             let largest = grants.iter().map(|g| g.1).max().unwrap_or(1);
-            let limit = i64::from(bucket.burst.max(largest)) * t;
+            let limit = i64::from(burst.max(largest)) * t;
             let (mut level, mut last) = (0_i64, grants[0].0);
             for (date, cost) in grants {
                 level = (level - (date - last) as i64).max(0) + i64::from(cost) * t;
@@ -259,6 +295,42 @@ impl Run {
         worst
     }
 
+    /// The most by which what a window granted in some span of its length exceeds it. Never positive.
+    pub(crate) fn worst_window_excess(&self) -> i64 {
+        type Grants = (u64, u64, Vec<(u64, u64)>);
+        let mut by_window: BTreeMap<&str, Grants> = BTreeMap::new();
+        for sent in &self.sent {
+            for (k, bucket) in self.sim.sources[sent.source].buckets.iter().enumerate() {
+                if let Kind::Window { length_us, limit, .. } = bucket.kind {
+                    let entry = by_window.entry(&bucket.key).or_insert((length_us, limit, Vec::new()));
+                    entry.2.push((sent.date, sent.cost.at(k)));
+                }
+            }
+        }
+        let excess = |(length, limit, grants): Grants| most_within(length, grants) as i64 - limit as i64;
+        by_window.into_values().map(excess).max().unwrap_or(i64::MIN)
+    }
+
+    /// The most calls under way at once, of those that touch the bucket `key`; and their average once settled.
+    pub(crate) fn under_way(&self, key: &str) -> (i64, f64) {
+        let (since, end) = (self.since(), START_US + self.sim.seconds * 1_000_000);
+        let (mut steps, mut busy) = (Vec::new(), 0);
+        for sent in &self.sent {
+            if self.sim.sources[sent.source].buckets.iter().any(|b| &*b.key == key) {
+                steps.extend([(sent.at, 1), (sent.end, -1)]);
+                busy += sent.end.min(end).saturating_sub(sent.at.max(since));
+            }
+        }
+        // One that ends makes room for one that begins at that moment.
+        steps.sort_unstable();
+        let (mut now, mut most) = (0, 0);
+        for (_, step) in steps {
+            now += step;
+            most = most.max(now);
+        }
+        (most, busy as f64 / (end - since) as f64)
+    }
+
     fn since(&self) -> u64 {
         START_US + self.sim.settle_us
     }
@@ -267,22 +339,25 @@ impl Run {
     pub(crate) fn utilisation(&self, key: &str) -> f64 {
         let spec = self.sim.sources.iter().flat_map(|s| s.buckets.iter()).find(|b| &*b.key == key).unwrap();
         let end = START_US + self.sim.seconds * 1_000_000;
-        let spent: u64 = self.in_bucket(key).filter(|s| s.date < end).map(|s| u64::from(s.cost)).sum();
-        spent as f64 * spec.interval_us as f64 / (end - self.since()) as f64
+        let spent: u64 = self.in_bucket(key).filter(|(s, _)| s.date < end).map(|(_, cost)| cost).sum();
+        spent as f64 * spec.interval_us() as f64 / (end - self.since()) as f64
     }
 
     /// Cost granted once settled, by class.
     pub(crate) fn by_class(&self, key: &str) -> HashMap<Class, f64> {
         let mut spent = HashMap::new();
-        for sent in self.in_bucket(key) {
-            *spent.entry(self.sim.sources[sent.source].class).or_default() += f64::from(sent.cost);
+        for (sent, cost) in self.in_bucket(key) {
+            *spent.entry(self.sim.sources[sent.source].class).or_default() += cost as f64;
         }
         spent
     }
 
-    fn in_bucket<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a Sent> {
-        let uses = move |s: &&Sent| self.sim.sources[s.source].buckets.iter().any(|b| &*b.key == key);
-        self.sent.iter().filter(move |s| s.date >= self.since()).filter(uses)
+    /// What a bucket was charged once settled.
+    fn in_bucket<'a>(&'a self, key: &'a str) -> impl Iterator<Item = (&'a Sent, u64)> {
+        self.sent.iter().filter(|s| s.date >= self.since()).filter_map(move |s| {
+            let k = self.sim.sources[s.source].buckets.iter().position(|b| &*b.key == key)?;
+            Some((s, s.cost.at(k)))
+        })
     }
 
     /// Milliseconds from arrival to the moment it may go, at quantile `q`, for the sources that `pick` names.
@@ -303,4 +378,19 @@ impl Run {
         let workers = self.sim.sources.iter().map(|s| s.worker).max().unwrap_or(0) + 1;
         self.calls as f64 / self.sim.seconds as f64 / workers as f64
     }
+}
+
+/// The largest sum of costs in any span of `length`, ends included.
+pub(crate) fn most_within(length: u64, mut grants: Vec<(u64, u64)>) -> u64 {
+    grants.sort_unstable();
+    let (mut first, mut sum, mut most) = (0, 0, 0);
+    for &(date, cost) in &grants {
+        sum += cost;
+        while grants[first].0 + length < date {
+            sum -= grants[first].1;
+            first += 1;
+        }
+        most = most.max(sum);
+    }
+    most
 }

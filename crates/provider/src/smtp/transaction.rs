@@ -2,12 +2,13 @@
 
 use std::{fmt::Write as _, time::SystemTime};
 
-use paceline_core::{EmailAddress, Message, Outcome, ProviderAnswer, Rejected, Timestamp};
+use paceline_core::{EmailAddress, Message, Outcome, ProviderAnswer, Rejected, Suppress, Timestamp};
 
 use super::wire::{Connection, Failure};
 use crate::{
     answer::unsupported,
     mime,
+    reply::ReplyRules,
     smtp_reply::{self, Reply, Stage},
 };
 
@@ -52,7 +53,7 @@ pub(super) struct Served {
 ///
 /// # Errors
 /// Where the connection broke, or the server refused what concerns all recipients.
-pub(super) async fn transact(connection: &mut Connection, mail: &Mail<'_>) -> Result<Served, Failure> {
+pub(super) async fn transact(connection: &mut Connection, mail: &Mail<'_>, rules: &ReplyRules) -> Result<Served, Failure> {
     let utf8 = !mail.international.is_empty() || mail.international_sender.is_some();
     if utf8 && !connection.extensions.smtputf8 {
         let answer = ProviderAnswer::new("unsupported", None, "the server does not take addresses that are not ASCII (SMTPUTF8)");
@@ -63,7 +64,7 @@ pub(super) async fn transact(connection: &mut Connection, mail: &Mail<'_>) -> Re
         return Ok(Served { outcome, in_order: true });
     }
     let replies = envelope(connection, mail, utf8).await?;
-    if let Some(outcome) = nobody_yet(&replies) {
+    if let Some(outcome) = nobody_yet(rules, &replies) {
         // What was begun must be ended before the connection serves again.
         let in_order = connection.reset().await;
         return Ok(Served { outcome, in_order });
@@ -79,7 +80,7 @@ pub(super) async fn transact(connection: &mut Connection, mail: &Mail<'_>) -> Re
         200..300 => {
             connection.served += 1;
             let refused = refused.map(|(email, reply)| {
-                let said = smtp_reply::outcome(Stage::Rcpt, &reply, std::slice::from_ref(&email));
+                let said = smtp_reply::outcome(rules, Stage::Rcpt, &reply, std::slice::from_ref(&email));
                 let answer = said.answer().cloned().unwrap_or_else(|| ProviderAnswer::new("refused", Some(reply.code), ""));
                 (email, answer)
             });
@@ -87,7 +88,7 @@ pub(super) async fn transact(connection: &mut Connection, mail: &Mail<'_>) -> Re
         }
         // Neither yes nor no, after everything was written.
         300..400 => Outcome::Uncertain { answer: ProviderAnswer::new("unexpected_reply", Some(reply.code), &reply.text()) },
-        _ => smtp_reply::outcome(Stage::Content, &reply, &served),
+        _ => smtp_reply::outcome(rules, Stage::Content, &reply, &served),
     };
     let in_order = reply.code != 421 && !(300..400).contains(&reply.code);
     Ok(Served { outcome, in_order })
@@ -140,7 +141,7 @@ async fn envelope(connection: &mut Connection, mail: &Mail<'_>, utf8: bool) -> R
 /// The outcome where the mail does not go out now: nobody takes it, or somebody takes it later only.
 ///
 /// An outcome cannot say "these have it, those later": so nobody gets it until all can be served or are out of the way.
-fn nobody_yet(replies: &[(EmailAddress, Reply)]) -> Option<Outcome> {
+fn nobody_yet(rules: &ReplyRules, replies: &[(EmailAddress, Reply)]) -> Option<Outcome> {
     let mut gone: Vec<EmailAddress> = Vec::new();
     let mut refusal: Option<Outcome> = None;
     let mut later: Option<Outcome> = None;
@@ -150,10 +151,17 @@ fn nobody_yet(replies: &[(EmailAddress, Reply)]) -> Option<Outcome> {
             served += 1;
             continue;
         }
-        let outcome = smtp_reply::outcome(Stage::Rcpt, reply, std::slice::from_ref(email));
+        let outcome = smtp_reply::outcome(rules, Stage::Rcpt, reply, std::slice::from_ref(email));
         match &outcome {
             Outcome::Rejected { what: Rejected::Recipients(_), .. } => {
                 gone.push(email.clone());
+                let suppress = outcome.answer().map_or(Suppress::No, |a| a.suppress);
+                // One answer stands for all: it must not say more of any than was said of each.
+                if let Some(Outcome::Rejected { answer, .. }) = &mut refusal
+                    && answer.suppress != suppress
+                {
+                    answer.suppress = Suppress::No;
+                }
                 refusal.get_or_insert(outcome);
             }
             // The account or the message: it is the same for all.

@@ -11,7 +11,7 @@ use toml::{
 
 use super::{Custom, Limit, PerLimit, PerSequence, Rule, Scenario, ScenarioError};
 use crate::{
-    answer::Api,
+    api::Api,
     duration,
     glob::Glob,
     step::{Sequence, Step},
@@ -70,7 +70,7 @@ fn limit(mut f: Fields<'_, '_>) -> Option<Limit> {
 }
 
 fn rule(mut f: Fields<'_, '_>) -> Option<Rule> {
-    let api = match f.word("api", &["sendgrid", "http"]) {
+    let api = match f.word("api", &Api::NAMES) {
         Some(name) => Api::of_name(name),
         None => None,
     };

@@ -1,8 +1,7 @@
 //! PostgreSQL behind the traits, through a small pool that connects when asked.
 
-mod dead_letters;
-mod rows;
-mod stats;
+mod insert;
+mod session;
 mod time;
 mod url;
 
@@ -10,37 +9,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{
-    Connection, PgConnection, PgPool, Postgres,
+    Connection, PgConnection, PgPool,
     migrate::{Migration, MigrationType, Migrator},
-    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::sync::OnceCell;
 
-use crate::{Error, Ping};
-
-/// Bounds of the pool and of every call.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    pub max_connections: u32,
-    /// How long a call waits for a connection.
-    pub acquire_timeout: Duration,
-    /// How long a call may take in all.
-    pub call_timeout: Duration,
-    /// How long bringing the schema up to date may take, waiting for another process that does so included.
-    pub migrate_timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            max_connections: 4,
-            acquire_timeout: Duration::from_secs(5),
-            call_timeout: Duration::from_secs(30),
-            migrate_timeout: Duration::from_secs(120),
-        }
-    }
-}
+use crate::{
+    Error, Options, Ping,
+    sql::{Backend, Mode, Session as _},
+};
+use session::PgSession;
 
 /// A PostgreSQL database. Any number of processes may share one.
 ///
@@ -85,11 +64,18 @@ impl PostgresStore {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
 
-    /// A connection on an up-to-date schema.
-    async fn lease(&self) -> Result<Lease, Error> {
+impl Backend for PostgresStore {
+    type Session = PgSession;
+
+    fn call_timeout(&self) -> Duration {
+        self.options.call_timeout
+    }
+
+    async fn begin(&self, mode: Mode) -> Result<PgSession, Error> {
         self.schema.get_or_try_init(|| self.migrate()).await?;
-        Ok(Lease { connection: self.pool.acquire().await?, clean: false })
+        PgSession::begin(self.pool.acquire().await?, mode).await
     }
 }
 
@@ -99,9 +85,9 @@ impl Ping for PostgresStore {
         // Readiness is to tell the truth soon.
         let limit = self.options.acquire_timeout.min(PING_TIMEOUT);
         let ping = async {
-            let mut lease = self.lease().await?;
-            let answer = lease.connection.ping().await;
-            lease.finish(answer)
+            let mut session = self.begin(Mode::Read).await?;
+            let answer = session.ping().await.map_err(Error::from);
+            session.finish(answer).await
         };
         tokio::time::timeout(limit, ping).await.map_err(|_| Error::timed_out(limit))?
     }
@@ -109,33 +95,6 @@ impl Ping for PostgresStore {
 
 /// How long a ping waits at most.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A pooled connection that is closed instead of reused when a call was abandoned on it half way.
-struct Lease {
-    connection: PoolConnection<Postgres>,
-    clean: bool,
-}
-
-impl Lease {
-    fn finish<T>(mut self, answer: Result<T, sqlx::Error>) -> Result<T, Error> {
-        // After the server's own refusal the connection is as good as new; after anything else nobody knows.
-        self.clean = matches!(answer, Ok(_) | Err(sqlx::Error::Database(_)));
-        Ok(answer?)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.clean {
-            self.connection.close_on_drop();
-        }
-    }
-}
-
-/// Bounds a whole call.
-async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(limit, call).await.map_err(|_| Error::timed_out(limit))?
-}
 
 /// The table that says which migrations were run; a name of our own, as a database may be shared.
 const MIGRATIONS_TABLE: &str = "paceline_migrations";
@@ -145,7 +104,11 @@ fn migrations() -> Vec<Migration> {
     let one = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    vec![one(1, "dead letters", include_str!("../../../../migrations/postgres/0001_dead_letters.sql"))]
+    vec![
+        one(1, "dead letters", include_str!("../../../../migrations/postgres/0001_dead_letters.sql")),
+        one(2, "jobs", include_str!("../../../../migrations/postgres/0002_jobs.sql")),
+        one(3, "suppressions", include_str!("../../../../migrations/postgres/0003_suppressions.sql")),
+    ]
 }
 
 fn migrator() -> Migrator {

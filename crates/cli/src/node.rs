@@ -1,0 +1,270 @@
+//! A worker put together: with the broker on RabbitMQ one pod of the fleet, with a spool the whole system in one process.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use backon::{ExponentialBuilder, Retryable};
+use paceline_broker::{Broker, State};
+use paceline_consumer::{Account, Deps, Destination, Drained, Limit, Metrics, Named, Settings, Worker};
+use paceline_control::{Check, Readiness, SharedRegistry, health_router, serve};
+use paceline_store::Store;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{self, BrokerUrl, Config},
+    exit::Failure,
+    feedback, orders, services, suppressions,
+};
+
+/// How long a worker waits at its start for the suppression list, once nothing more of it comes.
+const SUPPRESSIONS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running worker and what stands around it.
+///
+/// A spool has one consuming process, so its worker is its control plane too: it writes dead letters, watches depths and
+/// carries replays on.
+pub struct Node {
+    id: String,
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Store>,
+    registry: SharedRegistry,
+    http_addr: SocketAddr,
+    worker: Worker,
+    helpers: Vec<JoinHandle<()>>,
+    http: JoinHandle<std::io::Result<()>>,
+    shutdown: CancellationToken,
+}
+
+impl Node {
+    /// Declares the topology, waiting for a broker that is away, and starts consuming. HTTP answers before that.
+    pub async fn start(config: &Config) -> Result<Node, Failure> {
+        if config.accounts.is_empty() {
+            return Err(Failure::usage("no [[account]] is configured: a worker needs at least one to send through"));
+        }
+        let id = config.worker.id.clone().unwrap_or_else(worker_id);
+        let broker = services::broker(config, &format!("worker {id}"))?;
+        let store = services::store(config)?;
+        let topology = services::topology(config);
+        let accounts = config.accounts.iter().map(account).collect::<Result<Vec<_>, _>>()?;
+        let alone = matches!(config.broker.url, BrokerUrl::Spool(_));
+        if alone {
+            broker.apply(&topology).await?;
+            // From the first consumer on this process is the one that consumes; where another does, this is the time to say so.
+            drop(broker.consume(&topology.names.intake(), 1).await?);
+        }
+        let shared = services::shared(config)?;
+        let suppressed = suppressions::follow(store.clone(), config.suppression.critical_through_soft);
+
+        let mut registry = Registry::default();
+        let prefixed = registry.sub_registry_with_prefix("paceline");
+        let metrics = Metrics::register(prefixed);
+        Metrics::register_broker(prefixed, broker.clone());
+        suppressions::register(prefixed, suppressed.list.clone());
+        let registry: SharedRegistry = Arc::new(RwLock::new(registry));
+        let (limits_sender, limits) = watch::channel(Some("not asked yet".to_owned()));
+        let (topology_sender, topology_state) = watch::channel(Some("not declared yet".to_owned()));
+        let suppressions_state = suppressed.state.clone();
+        let readiness = Arc::new(WorkerReadiness {
+            broker: broker.state(),
+            topology: topology_state,
+            limits,
+            suppressions: suppressions_state,
+        });
+
+        let listener = TcpListener::bind(config.http.listen)
+            .await
+            .map_err(|e| Failure::failed(format!("http.listen: cannot listen on {}: {e}", config.http.listen)))?;
+        let http_addr = listener.local_addr()?;
+        let shutdown = CancellationToken::new();
+        let http = if alone {
+            tokio::spawn(paceline_control::run(
+                paceline_control::Deps {
+                    broker: broker.clone(),
+                    store: store.clone(),
+                    topology: topology.clone(),
+                    listener,
+                    registry: registry.clone(),
+                    also: Some(readiness),
+                    with_worker: true,
+                    retention: config.store.retention,
+                    auto_suppress: services::auto_suppress(config, &store),
+                    feedback: feedback::feedback(config, &store)?,
+                },
+                shutdown.clone(),
+            ))
+        } else {
+            tokio::spawn(serve(listener, health_router(readiness, registry.clone()), shutdown.clone()))
+        };
+
+        tracing::info!(worker = id, accounts = accounts.len(), "worker starting");
+        let declare = || async { broker.apply(&topology).await };
+        let backoff =
+            ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_delay(Duration::from_secs(1));
+        let applied = declare
+            .retry(backoff.without_max_times().with_jitter())
+            .notify(|error, _| {
+                tracing::warn!(%error, "the topology cannot be declared; trying again");
+                topology_sender.send_replace(Some(error.to_string()));
+            })
+            .await?;
+        tracing::info!(changed = !applied.nothing_changed(), "topology in place");
+        topology_sender.send_replace(None);
+
+        let (cancels, following) = orders::follow(store.clone());
+        if !suppressions::known(suppressed.state, SUPPRESSIONS_PATIENCE).await {
+            tracing::warn!("the suppression list is not known yet; mail goes out unchecked until it is");
+        }
+        let worker = Worker::start(Deps {
+            broker: broker.clone(),
+            limiter: shared.limiter,
+            ledger: shared.ledger,
+            fleet: shared.fleet,
+            classifier: config.classifier.clone(),
+            cancels,
+            suppressions: suppressed.list,
+            metrics,
+            settings: settings(config, &id, accounts),
+        });
+        let mut faults = worker.limits_fault();
+        let relay = tokio::spawn(async move {
+            loop {
+                limits_sender.send_replace(faults.borrow_and_update().clone());
+                if faults.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        tracing::info!(worker = id, "worker started");
+        Ok(Node {
+            id,
+            broker,
+            store,
+            registry,
+            http_addr,
+            worker,
+            helpers: vec![relay, following, suppressed.task],
+            http,
+            shutdown,
+        })
+    }
+
+    /// This worker's name in the fleet.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn registry(&self) -> &SharedRegistry {
+        &self.registry
+    }
+
+    /// Where health and metrics are served.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Gives back what was not begun, lets calls under way finish within `worker.drain_grace`, writes the last acks and
+    /// dead letters, and ends.
+    pub async fn drain(self) -> Drained {
+        let drained = self.worker.drain().await;
+        self.helpers.iter().for_each(JoinHandle::abort);
+        // The dead-letter writer acks at the broker: it ends before the broker does.
+        self.shutdown.cancel();
+        let _ = self.http.await;
+        self.broker.close().await;
+        drained
+    }
+}
+
+fn account(account: &config::Account) -> Result<Account, Failure> {
+    let agent = concat!("paceline/", env!("CARGO_PKG_VERSION"));
+    let provider = paceline_provider::build(account.provider.clone(), &account.http, agent)
+        .map_err(|e| Failure::usage(format!("account {}: {e}", account.name)))?;
+    Ok(Account {
+        name: account.name.as_str().into(),
+        provider,
+        limit: account.limit.map(limit),
+        quota: account.quota.clone(),
+        concurrency: account.concurrency,
+        fleet_concurrency: account.fleet_concurrency,
+        total_timeout: account.http.total_timeout,
+    })
+}
+
+fn limit(limit: config::Limit) -> Limit {
+    Limit { rate: limit.rate, burst: limit.burst }
+}
+
+fn named(named: &config::NamedLimit) -> Named {
+    Named { name: named.name.as_str().into(), limit: named.limit.map(limit), quota: named.quota.clone() }
+}
+
+fn settings(config: &Config, id: &str, accounts: Vec<Account>) -> Settings {
+    let destination = |d: &config::Destination| Destination {
+        name: d.name.as_str().into(),
+        limit: d.limit.map(limit),
+        fleet: d.fleet.map(limit),
+        quota: d.quota.clone(),
+        concurrency: d.concurrency,
+    };
+    Settings {
+        worker_id: id.into(),
+        prefix: config.broker.prefix.as_str().into(),
+        accounts,
+        destinations: config.destinations.iter().map(destination).collect(),
+        tail: limit(config.tail),
+        tenants: config.tenants.iter().map(named).collect(),
+        senders: config.senders.iter().map(named).collect(),
+        recipient: config.recipient.as_ref().map(named),
+        reserve: config.limits.reserve,
+        quota_reserve: config.limits.quota_reserve,
+        policy: config.retry.clone(),
+        concurrency: config.worker.concurrency,
+        held_bytes: config.worker.max_held_bytes,
+        max_message_bytes: config.broker.max_message_bytes,
+        drain_grace: config.worker.drain_grace,
+    }
+}
+
+/// Unlike that of any other live worker: host, process, and a part by chance.
+fn worker_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(60).collect();
+    let host = if host.is_empty() { "worker".to_owned() } else { host };
+    format!("{host}-{}-{:06x}", std::process::id(), rand::random::<u32>() & 0xff_ffff)
+}
+
+struct WorkerReadiness {
+    broker: watch::Receiver<State>,
+    topology: watch::Receiver<Option<String>>,
+    limits: watch::Receiver<Option<String>>,
+    suppressions: watch::Receiver<suppressions::State>,
+}
+
+impl Readiness for WorkerReadiness {
+    fn checks(&self) -> Vec<Check> {
+        let broker = match &*self.broker.borrow() {
+            State::Up => Check::ok("broker"),
+            State::Blocked { why, .. } => Check::failing("broker", format!("takes no messages: {why}")),
+            State::Down { why, .. } => Check::failing("broker", why.clone()),
+        };
+        let told = |name, fault: &watch::Receiver<Option<String>>| match &*fault.borrow() {
+            None => Check::ok(name),
+            Some(why) => Check::failing(name, why.clone()),
+        };
+        let suppressions = self.suppressions.borrow().check();
+        vec![broker, told("topology", &self.topology), told("limits", &self.limits), suppressions]
+    }
+}

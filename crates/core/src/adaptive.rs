@@ -1,0 +1,381 @@
+//! The adaptive rate of a scope: cut to what is accepted when refused, recovered while it is not.
+//!
+//! An *incident* is a share of refusals above what is tolerated, among calls granted after the last cut had settled. It
+//! cuts the rate once: to what was seen to be accepted, less a margin; or, where the scope has just been fine at some
+//! rate and refuses part of a slightly higher one, to a little below that. Without refusals, and only while the rate is
+//! in use, it recovers: slowly up to what was last refused, then faster the longer nothing is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::{Counts, Evidence, SLOT_US};
+
+/// A cut goes this far below what was accepted.
+const MARGIN: f64 = 0.95;
+/// Likewise, below a rate at which nothing was refused.
+const BELOW_CLEAN: f64 = 0.9;
+/// With more than this share refused, what was fine before is no guide.
+const MINOR: f64 = 0.6;
+/// Refusals up to this share are not an incident.
+const TOLERATED: f64 = 0.01;
+/// So many refusals, half of all, are an incident within the first second.
+const FLOOD: f64 = 20.0;
+/// Looks shorter than this do not tell how much was sent.
+const KNOWN_S: f64 = 3.0;
+/// Until a change is known and in use everywhere.
+const SETTLE_US: u64 = 1_500_000;
+/// No recovery for so long after a cut.
+const QUIET_US: u64 = 10 * SLOT_US;
+/// Recovery needs as many calls since the last step, within these bounds of time.
+const STEP_CALLS: f64 = 10.0;
+const STEP_S: (f64, f64) = (5.0, 60.0);
+/// An incident is looked for over at least so long.
+const LOOK_S: f64 = 10.0;
+/// Recovery only while so much of the rate is used.
+const IN_USE: f64 = 0.7;
+/// Towards what was last refused, in parts of it.
+const CAREFUL: f64 = 0.01;
+/// Beyond what was last refused (and a little more): the first step, its growth, the largest step.
+const BEYOND: f64 = 1.02;
+const FASTER: (f64, f64, f64) = (0.02, 1.5, 0.12);
+/// With less accepted than this, a cut goes down by a factor.
+const FEW: f64 = 3.0;
+const BLIND: f64 = 10.0;
+/// Connections are cut to this part of what was in use.
+const FEWER: f64 = 0.75;
+/// How much evidence decisions look back on, at most.
+pub const LOOK_BACK_US: u64 = 100 * SLOT_US;
+
+/// The bounds of an adaptive rate. Rates are recipients a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PacePolicy {
+    /// The configured rate, where it starts.
+    pub start_per_s: f64,
+    /// Never faster; no less than `start_per_s`.
+    pub ceiling_per_s: f64,
+    /// Calls at a time, where they are limited: they are cut instead of the rate when connections are refused.
+    pub concurrency: Option<u32>,
+}
+
+impl PacePolicy {
+    /// No rate is cut below this.
+    pub fn floor_per_s(&self) -> f64 {
+        (self.start_per_s / 1_000.0).clamp(1.0 / 60.0, 0.1).min(self.start_per_s)
+    }
+}
+
+/// What has been learnt of a scope's rate. Times are the limiter's clock; 0 is never.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Pace {
+    /// `None`: as configured.
+    pub rate_per_s: Option<f64>,
+    /// `None`: as configured.
+    pub concurrency: Option<u32>,
+    changed_us: u64,
+    cut_us: u64,
+    /// What seemed to be allowed at the last cut.
+    limit_per_s: f64,
+    /// The fastest since the last cut at which nothing was refused.
+    clean_per_s: f64,
+    /// Steps beyond the limit.
+    streak: u32,
+    /// Share refused at the last cut, where that cut was to what was accepted.
+    share: f64,
+    /// Share that is refused whatever the rate.
+    background: f64,
+}
+
+/// Whose refusals count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    Account,
+    /// With those that spoke of the account, where it has become clear that they mean the destination.
+    Destination {
+        and_account: bool,
+    },
+}
+
+/// Why a rate changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PaceCause {
+    /// Refused: the rate was cut.
+    Refused,
+    /// Connections were refused: calls at a time were cut.
+    ConnectionsRefused,
+    /// Not refused any more.
+    Recovered,
+    /// Refused at any rate: that share is put up with.
+    Tolerated,
+}
+
+impl PaceCause {
+    /// The value of the metrics label `cause`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PaceCause::Refused => "refused",
+            PaceCause::ConnectionsRefused => "connections_refused",
+            PaceCause::Recovered => "recovered",
+            PaceCause::Tolerated => "tolerated",
+        }
+    }
+}
+
+impl Pace {
+    /// The rate in force, recipients a second.
+    pub fn rate(&self, policy: &PacePolicy) -> f64 {
+        self.rate_per_s.unwrap_or(policy.start_per_s).clamp(policy.floor_per_s(), policy.ceiling_per_s)
+    }
+
+    /// The calls at a time in force.
+    pub fn concurrency(&self, policy: &PacePolicy) -> Option<u32> {
+        policy.concurrency.map(|most| self.concurrency.unwrap_or(most).clamp(1, most))
+    }
+
+    /// What it becomes now, if anything else.
+    pub(crate) fn step(&self, seen: &Evidence, count: Count, now_us: u64, policy: &PacePolicy) -> Option<(Pace, PaceCause)> {
+        self.incident(seen, count, now_us, policy).or_else(|| self.recovery(seen, count, now_us, policy))
+    }
+
+    /// From when on refusals are news.
+    fn settled_us(&self) -> u64 {
+        if self.cut_us == 0 { 0 } else { self.cut_us + SETTLE_US }
+    }
+
+    /// Whether calls of that scope are refused beyond what is tolerated: what the last cut left behind does not count.
+    pub(crate) fn look(&self, seen: &Evidence, count: Count, now_us: u64, policy: &PacePolicy) -> Look {
+        let rate = self.rate(policy);
+        let back = (2.0 * STEP_CALLS / rate).clamp(LOOK_S, STEP_S.1);
+        let from = self.settled_us().max(now_us.saturating_sub((back * 1e6) as u64));
+        let Some(begins) = seen.begins(from..now_us) else { return Look::default() };
+        let counts = seen.within(begins..now_us);
+        let (passed, refused, connections) = weigh(&counts, count, policy);
+        let lag = counts.mean_call_us().min(now_us - begins);
+        let span_s = (now_us - begins - lag) as f64 / 1e6;
+        Look { passed, refused, connections, span_s, busy: counts.busy_ms as f64 / 1e3 }
+    }
+
+    pub(crate) fn tolerance(&self) -> f64 {
+        TOLERATED.max(1.5 * self.background)
+    }
+
+    fn incident(&self, seen: &Evidence, count: Count, now_us: u64, policy: &PacePolicy) -> Option<(Pace, PaceCause)> {
+        let look = self.look(seen, count, now_us, policy);
+        // The first second tells little of a rate, unless most of it is refused; and nothing of whose limit it is.
+        let flood = count != Count::Account && look.refused >= FLOOD && look.share() >= 0.5;
+        if look.span_s < 1.0 && !flood {
+            return None;
+        }
+        let span_s = look.span_s.max(1.0);
+        if look.connections / (look.passed + look.connections) >= TOLERATED {
+            let most = self.concurrency(policy).unwrap_or(1);
+            let used = (look.busy / span_s).ceil().min(f64::from(most));
+            let fewer = ((used * FEWER).floor() as u32).max(1);
+            let cut = Pace { concurrency: Some(fewer), cut_us: now_us, changed_us: now_us, ..*self };
+            return (fewer < most).then_some((cut, PaceCause::ConnectionsRefused));
+        }
+        let share = look.share();
+        if look.refused == 0.0 || share < self.tolerance() {
+            return None;
+        }
+        let cut = Pace { cut_us: now_us, changed_us: now_us, clean_per_s: 0.0, streak: 0, ..*self };
+        // The last cut was to what had been accepted. If as many are refused all the same, rate is not what they are about.
+        let recent = now_us.saturating_sub(self.cut_us) < 60 * SLOT_US;
+        if self.share > 0.0 && self.clean_per_s == 0.0 && recent && share < 0.2 && share >= self.share / 2.0 {
+            return Some((Pace { background: share, share: 0.0, ..cut }, PaceCause::Tolerated));
+        }
+        let (rate, floor) = (self.rate(policy), policy.floor_per_s());
+        // Over a short look many answers are still to come: what was granted is known better, if the rate was in use.
+        let counted = (look.passed + look.refused) / span_s;
+        let tried = if look.span_s < KNOWN_S && counted >= rate / 20.0 { rate } else { counted.min(rate) };
+        // Half a recipient more than none: what is refused altogether may still be allowed a little.
+        let accepted = tried * (look.passed + 0.5) / (look.passed + look.refused);
+        let seen_to_work = accepted * MARGIN;
+        let was_fine = if share <= MINOR { self.clean_per_s * BELOW_CLEAN } else { 0.0 };
+        // Of what is refused altogether no rate is known: it is found again from somewhat below, without caution.
+        let blind = look.passed < FEW;
+        let new = seen_to_work.max(was_fine).max(if blind { tried / BLIND } else { 0.0 }).min(tried * MARGIN).max(floor);
+        if new >= rate {
+            return None;
+        }
+        let share = if was_fine > seen_to_work { 0.0 } else { share };
+        Some((
+            Pace { rate_per_s: Some(new), limit_per_s: if blind { 0.0 } else { new / MARGIN }, share, ..cut },
+            PaceCause::Refused,
+        ))
+    }
+
+    fn recovery(&self, seen: &Evidence, count: Count, now_us: u64, policy: &PacePolicy) -> Option<(Pace, PaceCause)> {
+        let rate = self.rate(policy);
+        let fewer = self.concurrency(policy) < policy.concurrency;
+        if rate >= policy.ceiling_per_s && !fewer {
+            return None;
+        }
+        let step_s = (STEP_CALLS / rate).clamp(STEP_S.0, STEP_S.1);
+        let step_us = (step_s * 1e6) as u64;
+        let quiet = now_us >= self.cut_us + QUIET_US || self.cut_us == 0;
+        if !quiet || now_us < self.changed_us + step_us {
+            return None;
+        }
+        // Calls still under way are not in the counts: look at a span that they had time to fill.
+        let lag = seen.within(now_us.saturating_sub(2 * step_us)..now_us).mean_call_us();
+        let end = now_us.saturating_sub(lag);
+        let counts = seen.within(end.saturating_sub(step_us).max(self.settled_us())..end);
+        let (passed, refused, connections) = weigh(&counts, count, policy);
+        let used = (passed + refused) / step_s;
+        let changed = Pace { changed_us: now_us, ..*self };
+        if fewer && connections == 0.0 && passed > 0.0 {
+            let more = self.concurrency(policy).map(|n| n + 1).filter(|n| Some(*n) < policy.concurrency);
+            return Some((Pace { concurrency: more, ..changed }, PaceCause::Recovered));
+        }
+        if rate >= policy.ceiling_per_s || used < IN_USE * rate || refused >= self.tolerance() * (passed + refused) {
+            return None;
+        }
+        let (new, streak) = if rate < self.limit_per_s * BEYOND {
+            (rate + CAREFUL * self.limit_per_s, 0)
+        } else {
+            let faster = FASTER.0 * FASTER.1.powi(self.streak.min(20) as i32);
+            (rate * (1.0 + faster.min(FASTER.2)), self.streak + 1)
+        };
+        let as_configured = new >= policy.ceiling_per_s && policy.ceiling_per_s <= policy.start_per_s;
+        let rate_per_s = if as_configured { None } else { Some(new.min(policy.ceiling_per_s)) };
+        let background = if refused < self.background / 4.0 * passed { 0.0 } else { self.background };
+        Some((Pace { rate_per_s, clean_per_s: rate, streak, background, ..changed }, PaceCause::Recovered))
+    }
+}
+
+/// What calls came to of late, in recipients.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Look {
+    pub(crate) passed: f64,
+    pub(crate) refused: f64,
+    connections: f64,
+    span_s: f64,
+    /// Seconds of calls.
+    busy: f64,
+}
+
+impl Look {
+    /// Of what was tried, the share refused.
+    pub(crate) fn share(&self) -> f64 {
+        if self.refused == 0.0 { 0.0 } else { self.refused / (self.passed + self.refused) }
+    }
+}
+
+/// Passed, refused for the rate, refused for connections.
+fn weigh(counts: &Counts, count: Count, policy: &PacePolicy) -> (f64, f64, f64) {
+    let own = match count {
+        Count::Account => counts.throttled_account,
+        Count::Destination { and_account } => counts.throttled + if and_account { counts.throttled_account } else { 0 },
+    };
+    let connections = if count == Count::Account { 0 } else { counts.throttled_connection };
+    // Where nothing limits the calls at a time, they are as many as the rate makes them.
+    let (refused, connections) = if policy.concurrency.is_some() { (own, connections) } else { (own + connections, 0) };
+    (counts.passed as f64, refused as f64, connections as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: u64 = 1_800_000_000;
+    const D: Count = Count::Destination { and_account: false };
+
+    fn policy(start: f64, ceiling: f64) -> PacePolicy {
+        PacePolicy { start_per_s: start, ceiling_per_s: ceiling, concurrency: None }
+    }
+
+    fn each_second(from: u64, to: u64, counts: Counts) -> Evidence {
+        let mut e = Evidence::default();
+        (from..to).for_each(|s| e.add(T0 + s, counts));
+        e
+    }
+
+    fn calls(passed: u64, throttled: u64) -> Counts {
+        Counts {
+            passed,
+            throttled,
+            accepted: passed,
+            answered: throttled,
+            busy_ms: 50 * (passed + throttled),
+            ..Counts::default()
+        }
+    }
+
+    fn at(s: u64) -> u64 {
+        (T0 + s) * SLOT_US
+    }
+
+    #[test]
+    fn cut_once_to_what_is_accepted() {
+        let p = policy(500.0, 500.0);
+        let flood = each_second(0, 60, calls(50, 450));
+        let few = each_second(0, 1, calls(5, 4));
+        assert_eq!(Pace::default().step(&few, D, at(1) - 1, &p), None, "too early to know what is accepted");
+        let (cut, cause) = Pace::default().step(&flood, D, at(4), &p).unwrap();
+        assert_eq!(cause, PaceCause::Refused);
+        assert!((44.0..51.0).contains(&cut.rate(&p)), "{cut:?}");
+        // What was granted before the cut goes on being refused for a while.
+        assert_eq!(cut.step(&each_second(0, 5, calls(50, 450)), D, at(8), &p), None);
+        assert_eq!(cut.step(&flood, Count::Account, at(8), &p), None, "not the account's");
+    }
+
+    #[test]
+    fn recovers_only_in_use_after_a_quiet_time_and_up_to_the_ceiling() {
+        let p = policy(100.0, 100.0);
+        let (cut, _) = Pace::default().step(&each_second(0, 5, calls(50, 50)), D, at(4), &p).unwrap();
+        let busy = each_second(5, 90, calls(48, 0));
+        assert_eq!(cut.step(&busy, D, at(13), &p), None, "quiet");
+        assert_eq!(cut.step(&each_second(5, 90, calls(20, 0)), D, at(30), &p), None, "not in use");
+        assert_eq!(cut.step(&Evidence::default(), D, at(3_000), &p), None, "stale");
+        let (more, cause) = cut.step(&busy, D, at(15), &p).unwrap();
+        assert_eq!(cause, PaceCause::Recovered);
+        assert!(more.rate(&p) > cut.rate(&p) && more.rate(&p) < cut.rate(&p) * 1.02);
+        let mut pace = more;
+        let mut t = 15;
+        while let Some(rate) = pace.rate_per_s {
+            t += 5;
+            let all = each_second(t - 20, t, calls(rate.ceil() as u64, 0));
+            pace = pace.step(&all, D, at(t), &p).unwrap().0;
+            assert!(t < 300, "{pace:?}");
+        }
+        assert_eq!(pace.rate(&p), 100.0);
+    }
+
+    #[test]
+    fn refused_at_any_rate_is_put_up_with() {
+        let p = policy(100.0, 100.0);
+        let (mut pace, mut t, mut low) = (Pace::default(), 0, f64::MAX);
+        for _ in 0..2_000 {
+            t += 1;
+            let rate = pace.rate(&p);
+            low = low.min(rate);
+            let refused = (rate * 0.03).round() as u64;
+            if let Some((next, _)) =
+                pace.step(&each_second(t.max(60) - 60, t, calls(rate as u64 - refused, refused)), D, at(t), &p)
+            {
+                pace = next;
+            }
+        }
+        assert!(low > 60.0 && pace.rate(&p) > 80.0, "{low} {pace:?}");
+    }
+
+    #[test]
+    fn connections_are_cut_instead_where_they_are_limited() {
+        let p = PacePolicy { concurrency: Some(40), ..policy(100.0, 100.0) };
+        let counts = Counts { throttled_connection: 5, busy_ms: 20_000, ..calls(50, 0) };
+        let (cut, cause) = Pace::default().step(&each_second(0, 5, counts), D, at(4), &p).unwrap();
+        assert_eq!((cause, cut.rate_per_s), (PaceCause::ConnectionsRefused, None));
+        assert!((13..21).contains(&cut.concurrency(&p).unwrap()), "{cut:?}");
+        let (more, _) = cut.step(&each_second(5, 30, calls(50, 0)), D, at(20), &p).unwrap();
+        assert_eq!(more.concurrency(&p), cut.concurrency(&p).map(|n| n + 1));
+    }
+
+    #[test]
+    fn never_below_the_floor() {
+        for (start, floor) in [(0.01, 0.01), (5.0, 1.0 / 60.0), (1e6, 0.1)] {
+            let p = policy(start, start);
+            let none = each_second(0, 60, calls(0, 9));
+            let rate = Pace::default().step(&none, D, at(59), &p).map_or(start, |(cut, _)| cut.rate(&p));
+            assert!((floor..=start).contains(&rate), "{start}: {rate}");
+        }
+    }
+}
