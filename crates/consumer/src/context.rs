@@ -24,6 +24,7 @@ use crate::{
     settings::Settings,
     settle::Settler,
     slots::Slots,
+    standing::Standing,
 };
 
 pub(crate) struct Context {
@@ -47,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) limits_fault: watch::Sender<Option<String>>,
     /// The limiter's clock, once it has answered.
     pub(crate) clock: RwLock<Option<ServerClock>>,
+    /// What is in force beside what is configured; only the engine writes it.
+    pub(crate) standing: watch::Sender<Arc<Standing>>,
 }
 
 /// This message's handler runs.

@@ -23,9 +23,11 @@ use crate::{
     context::Context,
     item::Item,
     lane::{Command, LaneHandle},
+    limits::Limits,
     metrics::LaneLabels,
     pipeline::{self, Grant},
     slots::Lease,
+    standing::{Effect, Source, Standing},
 };
 
 /// What the engine is told.
@@ -40,6 +42,8 @@ pub(crate) enum Input {
     TakeBack { lane: usize, reply: oneshot::Sender<Vec<Item>> },
     /// A scope said "slow down".
     Hold { bucket: Arc<str>, wait: Duration },
+    /// All that `source` has to say about limits, in place of what it said before.
+    Stand { source: Source, effects: HashMap<Arc<str>, Effect> },
     /// A granted message's call has ended, or was not made: the fleet's slots it held are free.
     Ended { buckets: Arc<[BucketSpec]> },
     /// No more grants: the worker drains.
@@ -63,6 +67,8 @@ type Answer = (Call, Result<Reply, LimiterError>, Instant);
 pub(crate) struct Engine {
     cx: Arc<Context>,
     limiter: Arc<dyn Limiter>,
+    limits: Arc<Limits>,
+    standing: Standing,
     pacer: Pacer<Item>,
     lanes: Arc<Vec<LaneHandle>>,
     /// Consumers up to this epoch are gone, by lane.
@@ -79,7 +85,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, lanes: Arc<Vec<LaneHandle>>) -> Engine {
+    pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, limits: Arc<Limits>, lanes: Arc<Vec<LaneHandle>>) -> Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
         let lost = vec![0; lanes.len()];
         let expiries = vec![None; lanes.len()];
@@ -87,6 +93,8 @@ impl Engine {
         Engine {
             cx,
             limiter,
+            limits,
+            standing: Standing::default(),
             pacer,
             lanes,
             lost,
@@ -265,8 +273,13 @@ impl Engine {
                 let _ = reply.send(items);
             }
             Input::Hold { bucket, wait } => {
-                let now_us = self.now_us();
-                self.pacer.hold_bucket(&bucket, now_us + wait.as_micros() as u64, now_us);
+                let closed_until_us = self.now_us() + wait.as_micros() as u64;
+                self.standing.add(Source::Asked, bucket.clone(), Effect { closed_until_us, ..Effect::default() });
+                self.stand(&[bucket]);
+            }
+            Input::Stand { source, effects } => {
+                let changed = self.standing.set(source, effects);
+                self.stand(&changed);
             }
             Input::Ended { buckets } => {
                 let now_us = self.now_us();
@@ -277,6 +290,20 @@ impl Engine {
                 self.stopped = true;
                 let _ = reply.send(());
             }
+        }
+    }
+
+    /// Brings what has changed into force, and lets others see it.
+    fn stand(&mut self, changed: &[Arc<str>]) {
+        let now_us = self.now_us();
+        for key in changed {
+            let effect = self.standing.at(key);
+            self.pacer.hold_bucket(key, effect.closed_until_us, now_us);
+            let kind = self.limits.configured(key).and_then(|kind| effect.kind(kind));
+            self.pacer.set_kind(key, kind, now_us);
+        }
+        if !changed.is_empty() {
+            self.cx.standing.send_replace(Arc::new(self.standing.clone()));
         }
     }
 

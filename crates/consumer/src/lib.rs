@@ -21,6 +21,7 @@ mod prefetch;
 mod settings;
 mod settle;
 mod slots;
+mod standing;
 mod suppress;
 
 use std::{
@@ -119,6 +120,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             present: Mutex::new(HashSet::new()),
             clock: RwLock::new(None),
+            standing: watch::Sender::default(),
             limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),
             settings,
         });
@@ -133,7 +135,7 @@ impl Worker {
             })
             .unzip();
         let lanes = Arc::new(handles);
-        let engine = Engine::new(cx.clone(), limiter, lanes.clone());
+        let engine = Engine::new(cx.clone(), limiter, limits.clone(), lanes.clone());
         let engine = tokio::spawn(engine.run(inputs));
 
         let (workers_sender, workers) = watch::channel(1);

@@ -134,6 +134,12 @@ impl Limits {
         self.make.rate(format!("account:{account}:domain:{domain}"), self.tail).narrow()
     }
 
+    /// What the bucket is configured to be; `None` for those of single domains, tenants, senders and recipients.
+    pub(crate) fn configured(&self, key: &str) -> Option<Kind> {
+        let lists = self.accounts.iter().flat_map(|a| a.own.iter().chain(a.lists.values().flat_map(|list| list.iter())));
+        lists.chain(self.fleet.values()).find(|b| &*b.key == key).map(|b| b.kind)
+    }
+
     /// Recipients a second that one lane can move at most, for sizing what is held.
     pub(crate) fn lane_rate(&self, destination: &str) -> f64 {
         let slowest = |list: &[BucketSpec]| list.iter().map(per_second).fold(f64::MAX, f64::min);

@@ -1,0 +1,128 @@
+//! What is in force at each limit just now, beside what is configured: what was learnt, what operators ordered, what a
+//! provider asked for.
+
+use std::{collections::HashMap, sync::Arc};
+
+use paceline_limiter::Kind;
+
+/// Who says so. Each speaks for itself; the strictest holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// A provider's Retry-After.
+    Asked,
+    /// Circuits, adaptive rates, warm-up.
+    Learnt,
+    /// Pauses and limits that operators set.
+    Ordered,
+}
+
+/// What is different at one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Effect {
+    /// Nothing goes before this, on the limiter's clock; `u64::MAX`: until told otherwise; 0: open.
+    pub(crate) closed_until_us: u64,
+    /// Recipients a second, in place of what is configured.
+    pub(crate) rate_per_s: Option<f64>,
+    /// Nothing is saved up: probes go one at a time.
+    pub(crate) no_burst: bool,
+    /// Calls at a time, in place of what is configured.
+    pub(crate) slots: Option<u32>,
+}
+
+/// Every effect in force, by the key of its bucket.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standing {
+    by_source: HashMap<Source, HashMap<Arc<str>, Effect>>,
+}
+
+impl Standing {
+    /// Takes all that `source` says now, in place of what it said before; returns the keys at which that is a change.
+    pub(crate) fn set(&mut self, source: Source, effects: HashMap<Arc<str>, Effect>) -> Vec<Arc<str>> {
+        let before = self.by_source.insert(source, effects).unwrap_or_default();
+        let now = &self.by_source[&source];
+        let gone = before.keys().filter(|k| !now.contains_key(*k)).cloned();
+        let new = now.iter().filter(|(k, e)| before.get(*k) != Some(e)).map(|(k, _)| k.clone());
+        gone.chain(new).collect()
+    }
+
+    /// Adds one effect to what `source` says.
+    pub(crate) fn add(&mut self, source: Source, key: Arc<str>, effect: Effect) {
+        self.by_source.entry(source).or_default().insert(key, effect);
+    }
+
+    /// What all of them come to at a bucket: closed for as long as anybody says, and the slowest that anybody says.
+    pub(crate) fn at(&self, key: &str) -> Effect {
+        let said = self.by_source.values().filter_map(|effects| effects.get(key));
+        said.fold(Effect::default(), |a, b| Effect {
+            closed_until_us: a.closed_until_us.max(b.closed_until_us),
+            rate_per_s: least(a.rate_per_s, b.rate_per_s),
+            no_burst: a.no_burst || b.no_burst,
+            slots: a.slots.into_iter().chain(b.slots).min(),
+        })
+    }
+
+    /// Whether nothing goes through the bucket at that moment of the limiter's clock.
+    pub(crate) fn closed(&self, key: &str, now_us: u64) -> bool {
+        self.at(key).closed_until_us > now_us
+    }
+}
+
+fn least(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    a.into_iter().chain(b).reduce(f64::min)
+}
+
+impl Effect {
+    /// The bucket as it is now; `None`: as configured.
+    pub(crate) fn kind(&self, configured: Kind) -> Option<Kind> {
+        match configured {
+            Kind::Rate { interval_us, burst, reserve, shared } if self.rate_per_s.is_some() || self.no_burst => {
+                let interval_us = self.rate_per_s.map_or(interval_us, |r| (1e6 / r).ceil().clamp(1.0, 1e12) as u64);
+                // No rate saves up more than a second of itself, unless it was configured to.
+                let second = u32::try_from(1_000_000 / interval_us).unwrap_or(u32::MAX).max(1);
+                let burst = if self.no_burst { 1 } else { burst.max(second) };
+                Some(Kind::Rate { interval_us, burst, reserve: reserve.min(burst - 1), shared })
+            }
+            Kind::Slots { limit, life_us } => {
+                let fewer = self.slots.map(|n| n.clamp(1, limit)).filter(|n| *n != limit);
+                fewer.map(|limit| Kind::Slots { limit, life_us })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(per_s: f64) -> Effect {
+        Effect { rate_per_s: Some(per_s), ..Effect::default() }
+    }
+
+    #[test]
+    fn the_strictest_holds_and_each_speaks_for_itself() {
+        let mut standing = Standing::default();
+        let all = |effect| HashMap::from([("a".into(), effect)]);
+        let at_a: Vec<Arc<str>> = vec!["a".into()];
+        assert_eq!(standing.set(Source::Learnt, all(rate(5.0))), at_a);
+        assert_eq!(standing.set(Source::Learnt, all(rate(5.0))), Vec::<Arc<str>>::new());
+        standing.set(Source::Ordered, all(Effect { closed_until_us: 9, ..rate(7.0) }));
+        assert_eq!(standing.at("a"), Effect { closed_until_us: 9, ..rate(5.0) });
+        assert!(standing.closed("a", 8) && !standing.closed("a", 9) && !standing.closed("b", 0));
+        assert_eq!(standing.set(Source::Learnt, HashMap::new()), at_a);
+        assert_eq!(standing.at("a").rate_per_s, Some(7.0));
+    }
+
+    #[test]
+    fn a_bucket_as_it_is_now() {
+        let configured = Kind::Rate { interval_us: 10_000, burst: 200, reserve: 40, shared: false };
+        assert_eq!(Effect::default().kind(configured), None);
+        let slower = Kind::Rate { interval_us: 500_000, burst: 200, reserve: 40, shared: false };
+        assert_eq!(rate(2.0).kind(configured), Some(slower));
+        let probing = Kind::Rate { interval_us: 500_000, burst: 1, reserve: 0, shared: false };
+        assert_eq!(Effect { no_burst: true, ..rate(2.0) }.kind(configured), Some(probing));
+        let slots = Kind::Slots { limit: 7, life_us: 5 };
+        let fewer = |n| Effect { slots: Some(n), ..Effect::default() }.kind(slots);
+        assert_eq!((fewer(3), fewer(7), fewer(9)), (Some(Kind::Slots { limit: 3, life_us: 5 }), None, None));
+    }
+}
