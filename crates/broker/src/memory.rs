@@ -1,6 +1,7 @@
 //! A broker within the process: the semantics of the real one, nothing durable. For tests, simulations and trials.
 //!
-//! Delays use tokio's clock, so they obey paused time. Clones share one broker; each is a view of the same queues.
+//! Delays use tokio's clock, so they obey paused time. Clones share one broker and one connection to it;
+//! [`MemoryBroker::connect`] makes another connection, as another process has, which can be lost by itself.
 
 mod definitions;
 mod queues;
@@ -30,34 +31,66 @@ use queues::{Handed, Inner, Stored};
 #[derive(Clone)]
 pub struct MemoryBroker {
     shared: Arc<Shared>,
+    connection: Arc<Connection>,
 }
 
 struct Shared {
     names: Names,
     inner: Mutex<Inner>,
+}
+
+/// One process's way to the broker.
+struct Connection {
+    id: u64,
     state: watch::Sender<State>,
     counters: Counters,
+}
+
+impl Connection {
+    fn new(id: u64) -> Arc<Connection> {
+        Arc::new(Connection { id, state: watch::Sender::new(State::Up), counters: Counters::default() })
+    }
+}
+
+/// What consumers have moved so far, over all connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    pub deliveries: u64,
+    pub acks: u64,
+    /// Given back one by one, or with their channel.
+    pub returns: u64,
+    pub consumes: u64,
 }
 
 impl MemoryBroker {
     /// An empty broker; [`Broker::apply`] fills it.
     pub fn new(prefix: &str) -> MemoryBroker {
-        let (state, _) = watch::channel(State::Up);
-        let shared =
-            Shared { names: Names::new(prefix), inner: Mutex::new(Inner::default()), state, counters: Counters::default() };
-        MemoryBroker { shared: Arc::new(shared) }
+        let shared = Shared { names: Names::new(prefix), inner: Mutex::new(Inner::default()) };
+        MemoryBroker { shared: Arc::new(shared), connection: Connection::new(0) }
     }
 
-    /// Makes the broker unreachable, as a lost connection does: consumers end, what they held returns to its queues,
+    /// Another connection to the same queues, with a state and counters of its own.
+    #[must_use]
+    pub fn connect(&self) -> MemoryBroker {
+        let id = self.shared.lock().new_id();
+        MemoryBroker { shared: self.shared.clone(), connection: Connection::new(id) }
+    }
+
+    /// What has been moved so far.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.lock().traffic
+    }
+
+    /// Makes the broker unreachable from this connection, as a lost connection does: its consumers end, what they held returns to its queues,
     /// and calls fail until [`MemoryBroker::restore`].
     pub fn lose(&self, why: &str) {
-        self.shared.state.send_replace(State::Down { since: Timestamp::from(SystemTime::now()), why: why.to_owned() });
-        self.shared.lock().lose_channels(why);
+        self.connection.state.send_replace(State::Down { since: Timestamp::from(SystemTime::now()), why: why.to_owned() });
+        self.shared.lock().lose_channels(self.connection.id, why);
     }
 
     /// Ends an outage.
     pub fn restore(&self) {
-        self.shared.state.send_replace(State::Up);
+        self.connection.state.send_replace(State::Up);
     }
 
     /// Messages held by consumers of `queue`, not settled.
@@ -71,7 +104,7 @@ impl MemoryBroker {
     }
 
     fn reachable(&self) -> Result<(), String> {
-        match &*self.shared.state.borrow() {
+        match &*self.connection.state.borrow() {
             State::Down { why, .. } => Err(why.clone()),
             State::Up | State::Blocked { .. } => Ok(()),
         }
@@ -98,7 +131,11 @@ impl MemoryBroker {
 
     fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Consumer, BrokerError> {
         self.reach()?;
-        let id = self.shared.lock().subscribe(queue, prefetch).ok_or_else(|| BrokerError::Missing(queue.to_owned()))?;
+        let id = self
+            .shared
+            .lock()
+            .subscribe(self.connection.id, queue, prefetch)
+            .ok_or_else(|| BrokerError::Missing(queue.to_owned()))?;
         let channel = Arc::new(Channel { shared: self.shared.clone(), id });
         Ok(Consumer::new(Box::new(MemorySubscription { channel })))
     }
@@ -114,7 +151,7 @@ impl Broker for MemoryBroker {
             for message in mail {
                 // Only a refusing queue answers no, and the producers' exchange leads to none of ours.
                 let _ = self.shared.route(&self.shared.names.producers(), message);
-                self.shared.counters.count_published(Purpose::Drain);
+                self.connection.counters.count_published(Purpose::Drain);
             }
             if moved > 0 {
                 applied.drained.push((lane.clone(), moved));
@@ -137,17 +174,17 @@ impl Broker for MemoryBroker {
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {
         let result = self.try_publish(&message);
         match &result {
-            Ok(_) => self.shared.counters.count_published(message.purpose),
-            Err(_) => self.shared.counters.count_failed(),
+            Ok(_) => self.connection.counters.count_published(message.purpose),
+            Err(_) => self.connection.counters.count_failed(),
         }
         result.map(|_| ())
     }
 
     fn emit(&self, message: Outgoing) {
         match self.try_publish(&message) {
-            Ok(0) => self.shared.counters.count_unheard(),
-            Ok(_) => self.shared.counters.count_published(message.purpose),
-            Err(_) => self.shared.counters.count_dropped(),
+            Ok(0) => self.connection.counters.count_unheard(),
+            Ok(_) => self.connection.counters.count_published(message.purpose),
+            Err(_) => self.connection.counters.count_dropped(),
         }
     }
 
@@ -167,11 +204,11 @@ impl Broker for MemoryBroker {
     }
 
     fn state(&self) -> watch::Receiver<State> {
-        self.shared.state.subscribe()
+        self.connection.state.subscribe()
     }
 
     fn counters(&self) -> &Counters {
-        &self.shared.counters
+        &self.connection.counters
     }
 
     async fn close(&self) {

@@ -8,7 +8,7 @@ use std::{
 
 use backon::{ExponentialBuilder, Retryable};
 use paceline_broker::{Broker, State};
-use paceline_consumer::{Account, Deps, Destination, Drained, Limit, Metrics, Named, Settings, Worker};
+use paceline_consumer::{Account, Deps, Destination, Drained, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_control::{Check, Readiness, SharedRegistry, health_router, serve};
 use paceline_store::Store;
 use prometheus_client::registry::Registry;
@@ -128,6 +128,7 @@ impl Node {
             cancels,
             suppressions: suppressed.list,
             metrics,
+            world: World::default(),
             settings: settings(config, &id, accounts),
         });
         let mut faults = worker.limits_fault();

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use crate::{
     settle::Settler,
     slots::Slots,
     standing::Standing,
+    world::World,
 };
 
 pub(crate) struct Context {
@@ -50,6 +51,7 @@ pub(crate) struct Context {
     pub(crate) clock: RwLock<Option<ServerClock>>,
     /// What is in force beside what is configured; only the engine writes it.
     pub(crate) standing: watch::Sender<Arc<Standing>>,
+    pub(crate) world: World,
 }
 
 /// This message's handler runs.
@@ -66,7 +68,7 @@ impl Drop for Present<'_> {
 
 impl Context {
     pub(crate) fn now(&self) -> Timestamp {
-        SystemTime::now().into()
+        self.world.now()
     }
 
     /// The limiter's time, or `None` before it has answered.

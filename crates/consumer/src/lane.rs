@@ -144,6 +144,7 @@ impl LaneTask {
     async fn rest(&mut self, until: Instant) -> Option<()> {
         loop {
             tokio::select! {
+                biased;
                 () = sleep_until(until) => return Some(()),
                 command = self.commands.recv() => match command {
                     Some(Command::Rest { .. }) => {}

@@ -23,6 +23,7 @@ mod settle;
 mod slots;
 mod standing;
 mod suppress;
+mod world;
 
 use std::{
     collections::HashSet,
@@ -53,6 +54,7 @@ use crate::{
 pub use crate::{
     metrics::Metrics,
     settings::{Account, Destination, Limit, Named, Settings},
+    world::World,
 };
 
 /// What a worker works with.
@@ -67,6 +69,8 @@ pub struct Deps {
     /// Recipients that must not be mailed; a change takes effect at once.
     pub suppressions: watch::Receiver<Arc<SuppressionSet>>,
     pub metrics: Metrics,
+    /// Time of day and chance; [`World::default`] is the real one.
+    pub world: World,
     pub settings: Settings,
 }
 
@@ -93,7 +97,7 @@ const HEARTBEAT_LIFE: Duration = Duration::from_secs(10);
 impl Worker {
     /// Starts consuming. The topology must be there; services that are away are waited for.
     pub fn start(deps: Deps) -> Worker {
-        let Deps { broker, limiter, ledger, fleet, classifier, cancels, suppressions, metrics, settings } = deps;
+        let Deps { broker, limiter, ledger, fleet, classifier, cancels, suppressions, metrics, world, settings } = deps;
         let limits = Arc::new(Limits::new(&settings));
         let intake = Arc::new(Intake {
             classifier: classifier.clone(),
@@ -121,6 +125,7 @@ impl Worker {
             present: Mutex::new(HashSet::new()),
             clock: RwLock::new(None),
             standing: watch::Sender::default(),
+            world,
             limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),
             settings,
         });
@@ -169,6 +174,14 @@ impl Worker {
         self.cx.limits_fault.subscribe()
     }
 
+    /// Ends at once and settles nothing, as a crash does: for simulations. Calls under way run on, since nobody could tell
+    /// them to stop.
+    pub fn abandon(self) {
+        self.lane_tasks.iter().for_each(JoinHandle::abort);
+        self.engine.abort();
+        self.heartbeat.cancel();
+    }
+
     /// Stops taking mail, gives back what was not begun, and lets calls under way finish within the grace period.
     pub async fn drain(self) -> Drained {
         let Worker { cx, fleet, lanes, lane_tasks, engine, heartbeat } = self;
@@ -205,6 +218,7 @@ async fn beat(cx: Arc<Context>, fleet: Arc<dyn Fleet>, workers: watch::Sender<u6
             workers.send_if_modified(|n| std::mem::replace(n, alive.max(1)) != alive.max(1));
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = sleep(HEARTBEAT) => {}
         }

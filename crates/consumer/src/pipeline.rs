@@ -133,7 +133,7 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
         resend_uncertain: account.provider.idempotent() || item.lane.class.resends_uncertain(),
         started_at,
         now: cx.now(),
-        jitter: rand::random::<f64>(),
+        jitter: cx.world.chance(),
     };
     let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.settings.policy);
     cx.count(&item, &outcome);
@@ -214,7 +214,7 @@ pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim,
                 resend_uncertain: resend,
                 started_at: now,
                 now,
-                jitter: rand::random::<f64>(),
+                jitter: cx.world.chance(),
             };
             let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.settings.policy);
             cx.count(&item, &outcome);

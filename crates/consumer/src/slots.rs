@@ -94,6 +94,7 @@ impl Slots {
         let place = match self.all.clone().try_acquire_owned() {
             Ok(permit) => Some(permit),
             Err(_) if class == Class::Critical => tokio::select! {
+                biased;
                 permit = self.critical.clone().acquire_owned() => permit.ok(),
                 permit = self.all.clone().acquire_owned() => permit.ok(),
             },

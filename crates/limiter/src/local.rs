@@ -5,17 +5,19 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::{
     Ask, Limiter, LimiterError, Reply, Seed,
     rules::{State, decide, tell},
 };
 
-/// This process's clock in epoch microseconds: set once, then monotonic, so it never goes back.
+/// This process's clock in epoch microseconds: set once, then monotonic, so it never goes back. It goes by tokio's time, so
+/// it stands still where that is paused.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalClock {
     start: Instant,
@@ -27,6 +29,11 @@ impl LocalClock {
     pub fn new() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         LocalClock { start: Instant::now(), start_us: u64::try_from(since.as_micros()).unwrap_or(0) }
+    }
+
+    /// A clock that says `start_us` now.
+    pub fn starting_at(start_us: u64) -> Self {
+        LocalClock { start: Instant::now(), start_us }
     }
 
     /// Microseconds since 1970.
@@ -53,6 +60,11 @@ impl LocalLimiter {
     /// A limiter with its own clock.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A limiter that goes by this clock.
+    pub fn with_clock(clock: LocalClock) -> Self {
+        LocalLimiter { clock, ..Self::default() }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::routing::topic_matches;
+use super::{Traffic, routing::topic_matches};
 use crate::{
     End, Properties,
     topology::{Argument, ExchangeKind, Manifest},
@@ -37,6 +37,7 @@ pub(super) struct Inner {
     pub(super) queues: HashMap<String, QueueState>,
     channels: HashMap<u64, ChannelState>,
     pub(super) next_id: u64,
+    pub(super) traffic: Traffic,
     pub(super) applied: Manifest,
 }
 
@@ -60,6 +61,7 @@ pub(super) struct QueueState {
 }
 
 struct ChannelState {
+    connection: u64,
     queue: String,
     prefetch: usize,
     /// Deliveries since the last resize count towards the prefetch: those from this tag on, `credited` of them unsettled.
@@ -145,11 +147,17 @@ impl Inner {
         self.channels.values().filter(|c| c.queue == queue).map(|c| c.unsettled.len()).sum()
     }
 
-    pub(super) fn subscribe(&mut self, queue: &str, prefetch: u16) -> Option<u64> {
+    pub(super) fn new_id(&mut self) -> u64 {
         self.next_id += 1;
-        let id = self.next_id;
+        self.next_id
+    }
+
+    pub(super) fn subscribe(&mut self, connection: u64, queue: &str, prefetch: u16) -> Option<u64> {
+        let id = self.new_id();
+        self.traffic.consumes += 1;
         self.queues.get_mut(queue)?.consumers.push_back(id);
         let state = ChannelState {
+            connection,
             queue: queue.to_owned(),
             prefetch: usize::from(prefetch),
             credited_from: 0,
@@ -206,6 +214,7 @@ impl Inner {
             let tag = channel.next_tag;
             channel.next_tag += 1;
             channel.credited += 1;
+            self.traffic.deliveries += 1;
             channel.unsettled.insert(tag, message);
             channel.inbox.push_back(tag);
             if let Some(waker) = channel.waker.take() {
@@ -220,6 +229,8 @@ impl Inner {
         if tag >= channel.credited_from {
             channel.credited -= 1;
         }
+        let counted = if release { &mut self.traffic.returns } else { &mut self.traffic.acks };
+        *counted += 1;
         let queue = channel.queue.clone();
         if release && let Some(state) = self.queues.get_mut(&queue) {
             state.returned.push_back(Stored { redelivered: true, ..message });
@@ -233,8 +244,8 @@ impl Inner {
         self.give_back(id, &channel.queue, channel.unsettled);
     }
 
-    pub(super) fn lose_channels(&mut self, why: &str) {
-        let mut lost: Vec<_> = self.channels.keys().copied().collect();
+    pub(super) fn lose_channels(&mut self, connection: u64, why: &str) {
+        let mut lost: Vec<_> = self.channels.iter().filter(|(_, c)| c.connection == connection).map(|(id, _)| *id).collect();
         lost.sort_unstable();
         for id in lost {
             let Some(channel) = self.channels.get_mut(&id) else { continue };
@@ -252,6 +263,7 @@ impl Inner {
     }
 
     fn give_back(&mut self, id: u64, queue: &str, unsettled: BTreeMap<u64, Stored>) {
+        self.traffic.returns += unsettled.len() as u64;
         if let Some(state) = self.queues.get_mut(queue) {
             state.consumers.retain(|consumer| *consumer != id);
             state.returned.extend(unsettled.into_values().map(|m| Stored { redelivered: true, ..m }));

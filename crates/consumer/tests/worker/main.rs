@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, Topology, header_text, memory::MemoryBroker};
 use paceline_classifier::{Classifier, DestinationSpec, Destinations};
-use paceline_consumer::{Account, Deps, Destination, Limit, Metrics, Named, Settings, Worker};
+use paceline_consumer::{Account, Deps, Destination, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_core::{
     Cancel, CancelSet, DeadLetter, Domain, Message, Outcome, Policy, ProviderAnswer, Rate, Reason, Rejected, RetryPolicy, Scope,
     Selector, SuppressionSet, dead_letter,
@@ -141,6 +141,7 @@ impl Rig {
             cancels: self.cancels.subscribe(),
             suppressions: self.suppressions.subscribe(),
             metrics: Metrics::default(),
+            world: World::default(),
             settings: Settings {
                 worker_id: format!("w-{}", rand::random::<u32>()).into(),
                 prefix: "paceline".into(),

@@ -37,6 +37,12 @@ impl LocalLedger {
         LocalLedger { clock: LocalClock::new(), window, entries: Mutex::default() }
     }
 
+    /// The same, by this clock.
+    #[must_use]
+    pub fn with_clock(self, clock: LocalClock) -> Self {
+        LocalLedger { clock, ..self }
+    }
+
     fn with<T>(&self, claim: &Claim, f: impl FnOnce(&mut Option<Entry>, u64) -> T) -> T {
         let now = self.clock.now_us();
         let forget_us = now.saturating_add(u64::try_from(self.window.as_micros()).unwrap_or(u64::MAX));

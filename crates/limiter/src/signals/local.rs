@@ -31,6 +31,12 @@ impl LocalSignals {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// The same, by this clock.
+    #[must_use]
+    pub fn with_clock(self, clock: LocalClock) -> Self {
+        LocalSignals { clock, ..self }
+    }
 }
 
 #[async_trait]
