@@ -26,7 +26,9 @@ use crate::{
 /// What differs from one scenario to the next; all of it TOML.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Plan<'a> {
-    /// Further keys of the one account, `main`.
+    /// Provider and credentials of the one account, `main`; the sandbox unless given.
+    pub provider: Option<&'a str>,
+    /// Further keys of the one account.
     pub account: &'a str,
     /// Further keys of `[broker]`.
     pub broker: &'a str,
@@ -69,18 +71,19 @@ impl Fleet {
         let options = SandboxOptions { scenario, arrivals, listen: None };
         let sandbox = Sandbox::start(options).await.unwrap();
         let mut configuration = String::new();
+        let sandboxed =
+            format!("provider = \"sendgrid\"\napi_key = \"SG.scenario\"\nbase_url = \"http://{}/@POD@\"", sandbox.addr());
         let _ = write!(
             configuration,
             "[broker]\nurl = \"{broker_url}\"\n{}\n\
              [limits]\nurl = \"{}\"\n\
              [store]\nurl = \"{}\"\n\
              [http]\nlisten = \"127.0.0.1:0\"\n\
-             [[account]]\nname = \"main\"\nprovider = \"sendgrid\"\napi_key = \"SG.scenario\"\n\
-             base_url = \"http://{}/@POD@\"\n{}\n{}\n",
+             [[account]]\nname = \"main\"\n{}\n{}\n{}\n",
             plan.broker,
             redis.url(),
             postgres.url(),
-            sandbox.addr(),
+            plan.provider.unwrap_or(&sandboxed),
             plan.account,
             plan.more,
         );

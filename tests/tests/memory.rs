@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 const PLAN: Plan<'static> = Plan {
+    provider: None,
     account: "",
     broker: "",
     more: "[tail]\nrate = \"20000/s\"\n[[destination]]\nname = \"google\"\nrate = \"20000/s\"\n\
