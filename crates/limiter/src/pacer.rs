@@ -14,6 +14,7 @@
 //!   so a lane may hold thousands of tail domains. Work per call follows the flows that are due, not those that wait.
 
 mod flow;
+mod group;
 mod held;
 mod leases;
 mod schedule;
@@ -29,9 +30,11 @@ use paceline_core::Class;
 
 use self::{
     flow::{Flow, FlowKey, Waiting},
+    group::Held,
     leases::Leases,
     schedule::Schedule,
 };
+pub use self::group::Group;
 use crate::{Ask, BucketSpec, CALL_GAP_US, CRITICAL_GAP_US, Cost, Kind, LaneAsk, Reply, Why};
 
 /// A lane as the broker names it; what is given back together.
@@ -110,6 +113,8 @@ pub struct Pacer<H> {
     sharing: HashMap<(Arc<str>, Class), u32>,
     schedule: Schedule,
     holds: HashMap<Arc<str>, u64>,
+    /// Held by what they are, by the name of the hold.
+    groups: HashMap<Arc<str>, Held>,
     /// What buckets are just now, where that is not as configured.
     kinds: HashMap<Arc<str>, Kind>,
     leases: Leases,
@@ -138,6 +143,7 @@ impl<H> Pacer<H> {
             sharing: HashMap::new(),
             schedule: Schedule::default(),
             holds: HashMap::new(),
+            groups: HashMap::new(),
             kinds: HashMap::new(),
             leases: Leases::default(),
             epoch_us: 0,
@@ -386,11 +392,13 @@ impl<H> Pacer<H> {
     }
 
     fn held_until(&self, flow: &Flow<H>, now_us: u64) -> Option<(u64, Arc<str>, bool)> {
+        let groups = self.groups.iter().filter(|(_, held)| held.until_us > now_us);
+        let groups = groups.filter_map(|(name, held)| Some((held.until_us, name.clone(), held.group.narrow_for(flow)?)));
         if self.holds.is_empty() {
-            return None;
+            return groups.max();
         }
         let until = |b: &BucketSpec| self.holds.get(&b.key).copied().filter(|t| *t > now_us);
-        flow.buckets.iter().filter_map(|b| Some((until(b)?, b.key.clone(), b.narrow))).max()
+        flow.buckets.iter().filter_map(|b| Some((until(b)?, b.key.clone(), b.narrow))).chain(groups).max()
     }
 
     /// A class without due heads does not save up slots.

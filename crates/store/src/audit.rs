@@ -20,10 +20,11 @@ pub trait Audit: Send + Sync {
 pub struct AuditEntry {
     pub at: Timestamp,
     /// Such as `replay.created`, `discard.done`, `replay.cancelled`, `purge`, `cancel.added`, `cancel.renewed`, `cancel.removed`,
-    /// `suppression.added`, `suppression.imported`, `suppression.removed`.
+    /// `suppression.added`, `suppression.imported`, `suppression.removed`, `pause.added`, `pause.changed`, `pause.removed`,
+    /// `limit.set`, `limit.changed`, `limit.reset`.
     pub action: String,
     /// The id of the job or order it was done to; `dead-letters` for a purge; an address or
-    /// `suppressions` for a change of the suppression list.
+    /// `suppressions` for a change of the suppression list; what is paused, such as `account main`; the name of a limit.
     pub subject: String,
     pub by: String,
     pub note: Option<String>,

@@ -7,6 +7,7 @@
 mod audit;
 mod cancels;
 mod dead_letters;
+mod directives;
 mod error;
 mod jobs;
 mod options;
@@ -22,6 +23,7 @@ pub use cancels::{CancelOrder, Cancels, Which};
 pub use dead_letters::{
     Burst, BurstKind, BurstRule, Count, DeadLetters, Filter, MAX_ID_BYTES, ReasonCount, Stats, StoredDeadLetter, Written,
 };
+pub use directives::{Directives, Standing};
 pub use error::Error;
 pub use jobs::{FailedItem, Item, ItemOutcome, Job, JobKind, JobState, Jobs, Leased, NewJob, Plan, Purge};
 pub use options::Options;
@@ -38,6 +40,6 @@ pub trait Ping: Send + Sync {
 }
 
 /// Everything a store does. `Arc<dyn Store>` turns into an `Arc` of any of its parts.
-pub trait Store: DeadLetters + Jobs + Cancels + Suppressions + Audit + Ping {}
+pub trait Store: DeadLetters + Jobs + Cancels + Directives + Suppressions + Audit + Ping {}
 
-impl<T: DeadLetters + Jobs + Cancels + Suppressions + Audit + Ping> Store for T {}
+impl<T: DeadLetters + Jobs + Cancels + Directives + Suppressions + Audit + Ping> Store for T {}

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use paceline_core::Class;
 
-use super::{Hint, LaneKey, Pacer};
+use super::{Group, Hint, LaneKey, Pacer, group::Held};
 use crate::{Kind, Why};
 
 impl<H> Pacer<H> {
@@ -103,8 +103,22 @@ impl<H> Pacer<H> {
             return;
         }
         self.holds.remove(key);
+        self.let_go(key, now_us);
+    }
+
+    /// As [`Pacer::hold_bucket`], of a whole group of flows. `name` is what hints call it, and what ends the hold.
+    pub fn hold_group(&mut self, name: &Arc<str>, group: Group, until_us: u64, now_us: u64) {
+        if until_us > now_us {
+            self.groups.insert(name.clone(), Held { group, until_us });
+            return;
+        }
+        self.groups.remove(name);
+        self.let_go(name, now_us);
+    }
+
+    fn let_go(&mut self, name: &Arc<str>, now_us: u64) {
         for (id, flow) in &mut self.flows {
-            let held = flow.hint.as_ref().is_some_and(|h| h.why == Why::Hold && h.bucket == *key);
+            let held = flow.hint.as_ref().is_some_and(|h| h.why == Why::Hold && h.bucket == *name);
             if held && !flow.in_call {
                 flow.hint = None;
                 self.schedule.set(*id, flow.class, now_us, flow.class == Class::Critical);

@@ -329,3 +329,35 @@ fn a_bucket_is_asked_for_as_it_is_just_now() {
     assert_eq!(b.pacer.next_call_at(T0 + 1_000_000), Some(T0 + 1_000_000), "the wait was reckoned by the slow rate");
     assert_eq!(b.pacer.begin(T0 + 1_000_000, 100).unwrap().ask().heads(), 50);
 }
+
+#[test]
+fn a_held_group_is_not_asked_about_and_keeps_its_lanes() {
+    let mut b = Bench::new();
+    b.normal(0..2);
+    b.push(5, Class::Low, &[("a", 1_000), ("a@google", 1_000)], T0);
+    let low: Arc<str> = "class:low".into();
+    b.pacer.hold_group(&low, Group::Class(Class::Low), u64::MAX, T0);
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert_eq!(call.ask().lanes.iter().map(|l| l.class).collect::<Vec<_>>(), [Class::Normal]);
+    let reply = grant(&call, T0, &[&[T0, T0]], None);
+    assert_eq!(b.pacer.complete(call, &reply).len(), 2);
+    let hint = b.pacer.hint(&b.lane).unwrap();
+    assert_eq!((hint.retry_at_us, &*hint.bucket, hint.narrow, hint.why), (u64::MAX, "class:low", false, Why::Hold));
+    b.pacer.hold_group(&low, Group::Class(Class::Low), 0, T0 + 500_000);
+    assert_eq!(b.pacer.begin(T0 + 500_000, 100).unwrap().ask().heads(), 1);
+
+    // Domains of the tail: all that waits in a lane of the tail, but only a part of another lane's mail.
+    let mut b = Bench::new();
+    let tail: Arc<str> = "a:tail".into();
+    b.pacer.hold_group(&tail, Group::Keys { prefix: "a:domain:".into(), of: "tail".into() }, u64::MAX, T0);
+    b.push(1, Class::Low, &[("a", 1_000), ("a@google", 1_000), ("a:domain:x.org", 1_000)], T0);
+    assert!(b.pacer.begin(T0, 100).is_none());
+    let taken = b.pacer.take_narrow(&b.lane.clone(), T0);
+    assert_eq!(taken.iter().map(|(hint, handles)| (hint.narrow, handles.len())).collect::<Vec<_>>(), [(true, 1)]);
+    let buckets = vec![bucket("a", 1_000), bucket("a:domain:x.org", 1_000).narrow()].into();
+    let head = Head { handle: 2, cost: 1.into(), class: Class::Low, destination: "tail".into(), buckets };
+    b.pacer.push("low.tail".into(), head, T0);
+    assert!(b.pacer.begin(T0, 100).is_none());
+    let hint = b.pacer.hint(&"low.tail".into()).unwrap();
+    assert_eq!((&*hint.bucket, hint.narrow), ("a:tail", false));
+}

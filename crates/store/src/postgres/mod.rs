@@ -108,6 +108,7 @@ fn migrations() -> Vec<Migration> {
         one(1, "dead letters", include_str!("../../../../migrations/postgres/0001_dead_letters.sql")),
         one(2, "jobs", include_str!("../../../../migrations/postgres/0002_jobs.sql")),
         one(3, "suppressions", include_str!("../../../../migrations/postgres/0003_suppressions.sql")),
+        one(4, "limit orders", include_str!("../../../../migrations/postgres/0004_limit_orders.sql")),
     ]
 }
 

@@ -18,6 +18,7 @@ macro_rules! call {
 mod audit;
 mod cancels;
 mod dead_letters;
+mod directives;
 mod entry;
 mod filter;
 mod ids;

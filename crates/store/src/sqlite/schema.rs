@@ -7,9 +7,10 @@ use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteConnectOptions}
 use crate::Error;
 
 /// In order; `user_version` counts those a file has seen.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../../migrations/sqlite/0001_store.sql"),
     include_str!("../../../../migrations/sqlite/0002_suppressions.sql"),
+    include_str!("../../../../migrations/sqlite/0003_limit_orders.sql"),
 ];
 
 /// Says whose file it is, where SQLite keeps that: "PcSt".

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "cases are called by tests, not tests themselves")]
 
 mod cancels;
+mod directives;
 mod jobs;
 mod letters;
 mod life;
