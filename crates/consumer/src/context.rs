@@ -49,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) limits_fault: watch::Sender<Option<String>>,
     /// The limiter's clock, once it has answered.
     pub(crate) clock: RwLock<Option<ServerClock>>,
+    /// Digest of the limits this worker is configured to; a change is told to the fleet at once.
+    pub(crate) config: watch::Sender<Arc<str>>,
     /// What is in force beside what is configured; only the engine writes it.
     pub(crate) standing: watch::Sender<Arc<Standing>>,
     pub(crate) world: World,

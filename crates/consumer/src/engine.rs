@@ -11,7 +11,7 @@ use paceline_core::{CancelSet, Reason, Timestamp};
 use paceline_limiter::{
     BucketSpec, Kind, Limiter, LimiterError, Reply, Why,
     clock::ServerClock,
-    pacer::{Call, Head, Pacer},
+    pacer::{Call, Head, Pacer, Standing as Stands},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -48,6 +48,8 @@ pub(crate) enum Input {
     Ended { buckets: Arc<[BucketSpec]> },
     /// No more grants: the worker drains.
     Stop { reply: oneshot::Sender<()> },
+    /// Since when the fleet has this worker's configuration.
+    Generation(u64),
     /// Answered when the limiter has been told of every call that has ended.
     Told { reply: oneshot::Sender<()> },
 }
@@ -77,6 +79,8 @@ pub(crate) struct Engine {
     ended: VecDeque<(Instant, u64)>,
     stopped: bool,
     told: Option<oneshot::Sender<()>>,
+    /// The fleet knows this worker's configuration: nothing is asked before, or limits of an old one might come back.
+    registered: bool,
     /// The limiter said that its past is lost.
     past_lost: bool,
     /// When the first of the mail held for each lane expires, or earlier.
@@ -101,6 +105,7 @@ impl Engine {
             ended: VecDeque::new(),
             stopped: false,
             told: None,
+            registered: false,
             past_lost: false,
             expiries,
             cancels,
@@ -118,6 +123,7 @@ impl Engine {
             let now_us = self.now_us();
             let wake = match (call.is_some(), self.stopped) {
                 (true, _) => None,
+                (false, false) if !self.registered => None,
                 (false, false) => self.pacer.next_call_at(now_us),
                 // Nothing is asked any more, but others wait for what ends here.
                 (false, true) => self.pacer.report_at(now_us),
@@ -254,6 +260,7 @@ impl Engine {
                     cost: item.cost.clone(),
                     class: item.lane.class,
                     destination: item.lane.destination.clone(),
+                    weight: 1,
                     buckets: item.buckets.clone(),
                     handle: item,
                 };
@@ -285,6 +292,10 @@ impl Engine {
                 let now_us = self.now_us();
                 self.pacer.release(&buckets, now_us);
             }
+            Input::Generation(since_us) => {
+                self.registered = true;
+                self.pacer.set_generation(since_us);
+            }
             Input::Told { reply } => self.told = Some(reply),
             Input::Stop { reply } => {
                 self.stopped = true;
@@ -298,9 +309,12 @@ impl Engine {
         let now_us = self.now_us();
         for key in changed {
             let effect = self.standing.at(key);
+            let shared = self.standing.shared(key);
             self.pacer.hold_bucket(key, effect.closed_until_us, now_us);
             let kind = self.limits.configured(key).and_then(|kind| effect.kind(kind));
-            self.pacer.set_kind(key, kind, now_us);
+            let stands = kind.is_some() || shared.since_us > 0;
+            let standing = stands.then_some(Stands { kind, closed_until_us: shared.closed_until_us, since_us: shared.since_us });
+            self.pacer.set_standing(key, standing, now_us);
         }
         if !changed.is_empty() {
             self.cx.standing.send_replace(Arc::new(self.standing.clone()));
@@ -397,7 +411,7 @@ impl Engine {
             let Some(hint) = self.pacer.hint(&lane.key) else { continue };
             let wait = Duration::from_micros(hint.retry_at_us.saturating_sub(now_us));
             // What a narrower limit keeps is parked instead.
-            if wait > REST && !hint.narrow && matches!(hint.why, Why::Date | Why::Quota | Why::Ticket | Why::Hold) {
+            if wait > REST && !hint.narrow && matches!(hint.why, Why::Date | Why::Quota | Why::Ticket | Why::Closed | Why::Hold) {
                 tracing::info!(
                     lane = &*lane.key,
                     binding = &*hint.bucket,

@@ -10,6 +10,7 @@
 mod context;
 mod dead;
 mod engine;
+mod generation;
 mod intake;
 mod item;
 mod lane;
@@ -126,6 +127,7 @@ impl Worker {
             clock: RwLock::new(None),
             standing: watch::Sender::default(),
             world,
+            config: watch::Sender::new(generation::digest(&settings)),
             limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),
             settings,
         });
@@ -211,15 +213,27 @@ impl Worker {
 
 /// Says that this worker lives, and learns how many do.
 async fn beat(cx: Arc<Context>, fleet: Arc<dyn Fleet>, workers: watch::Sender<u64>, stop: CancellationToken) {
+    let mut config = cx.config.subscribe();
+    // What the fleet said of which configuration.
+    let mut known: (Arc<str>, u64) = ("".into(), 0);
     loop {
-        let alive = fleet.heartbeat(&cx.settings.worker_id, HEARTBEAT_LIFE).await;
+        let digest = config.borrow_and_update().clone();
+        let told_us = if digest == known.0 { known.1 } else { 0 };
+        let alive = fleet.heartbeat(&cx.settings.worker_id, &digest, told_us, HEARTBEAT_LIFE).await;
         cx.note_limits(&alive);
         if let Ok(alive) = alive {
-            workers.send_if_modified(|n| std::mem::replace(n, alive.max(1)) != alive.max(1));
+            workers.send_if_modified(|n| std::mem::replace(n, alive.workers.max(1)) != alive.workers.max(1));
+            if known != (digest.clone(), alive.generation_us) {
+                tracing::info!(config = &*digest, generation_us = alive.generation_us, "limits registered with the fleet");
+                cx.to_engine(Input::Generation(alive.generation_us));
+                known = (digest, alive.generation_us);
+            }
         }
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            // Other limits: the fleet hears of them at once.
+            Ok(()) = config.changed() => {}
             () = sleep(HEARTBEAT) => {}
         }
     }

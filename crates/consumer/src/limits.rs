@@ -231,4 +231,4 @@ impl Charges {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

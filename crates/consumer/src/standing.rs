@@ -21,6 +21,9 @@ pub(crate) enum Source {
 pub(crate) struct Effect {
     /// Nothing goes before this, on the limiter's clock; `u64::MAX`: until told otherwise; 0: open.
     pub(crate) closed_until_us: u64,
+    /// When this came about, on the limiter's clock, as everybody knows it who knows of it: the limiter then brings it into
+    /// force for the whole fleet at the first ask. 0: it concerns this worker only.
+    pub(crate) since_us: u64,
     /// Recipients a second, in place of what is configured.
     pub(crate) rate_per_s: Option<f64>,
     /// Nothing is saved up: probes go one at a time.
@@ -52,9 +55,24 @@ impl Standing {
 
     /// What all of them come to at a bucket: closed for as long as anybody says, and the slowest that anybody says.
     pub(crate) fn at(&self, key: &str) -> Effect {
-        let said = self.by_source.values().filter_map(|effects| effects.get(key));
+        self.of(key, |_| true)
+    }
+
+    /// The same, of what concerns this worker only.
+    pub(crate) fn own(&self, key: &str) -> Effect {
+        self.of(key, |effect| effect.since_us == 0)
+    }
+
+    /// The same, of what concerns the whole fleet.
+    pub(crate) fn shared(&self, key: &str) -> Effect {
+        self.of(key, |effect| effect.since_us > 0)
+    }
+
+    fn of(&self, key: &str, wanted: fn(&Effect) -> bool) -> Effect {
+        let said = self.by_source.values().filter_map(|effects| effects.get(key)).filter(|e| wanted(e));
         said.fold(Effect::default(), |a, b| Effect {
             closed_until_us: a.closed_until_us.max(b.closed_until_us),
+            since_us: a.since_us.max(b.since_us),
             rate_per_s: least(a.rate_per_s, b.rate_per_s),
             no_burst: a.no_burst || b.no_burst,
             slots: a.slots.into_iter().chain(b.slots).min(),
@@ -111,6 +129,10 @@ mod tests {
         assert!(standing.closed("a", 8) && !standing.closed("a", 9) && !standing.closed("b", 0));
         assert_eq!(standing.set(Source::Learnt, HashMap::new()), at_a);
         assert_eq!(standing.at("a").rate_per_s, Some(7.0));
+        standing.set(Source::Asked, all(Effect { closed_until_us: 5, since_us: 3, ..Effect::default() }));
+        let (own, shared) = (standing.own("a"), standing.shared("a"));
+        assert_eq!((own.closed_until_us, own.rate_per_s, own.since_us), (9, Some(7.0), 0));
+        assert_eq!((shared.closed_until_us, shared.rate_per_s, shared.since_us), (5, None, 3));
     }
 
     #[test]

@@ -13,11 +13,22 @@ use async_trait::async_trait;
 pub use self::{local::LocalFleet, redis::RedisFleet};
 use crate::LimiterError;
 
+/// What a heartbeat learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alive {
+    /// Workers that live, the one that asked included.
+    pub workers: u64,
+    /// Since when some live worker has had this worker's configuration, without a gap: the later, the newer.
+    pub generation_us: u64,
+}
+
 /// Heartbeats and leases of one fleet.
 #[async_trait]
 pub trait Fleet: Send + Sync {
-    /// Says that `worker_id` lives for `ttl` more; returns how many workers do, this one included.
-    async fn heartbeat(&self, worker_id: &str, ttl: Duration) -> Result<u64, LimiterError>;
+    /// Says that `worker_id` lives for `ttl` more, with the configuration whose digest is `config`. `known_us` is the
+    /// generation it was told before of the same digest, or 0: a worker that was not heard of for a while, and a server
+    /// that lost its state, must not make an old configuration a new one.
+    async fn heartbeat(&self, worker_id: &str, config: &str, known_us: u64, ttl: Duration) -> Result<Alive, LimiterError>;
 
     /// Takes this worker out of the count at once: a drained worker must not be waited for.
     async fn leave(&self, worker_id: &str) -> Result<(), LimiterError>;

@@ -51,6 +51,10 @@ pub const MAX_BUCKETS: usize = 4_000;
 pub const MAX_LANE_BUCKETS: usize = 1_000;
 /// Most heads, over all lanes, in one [`Ask`].
 pub const MAX_HEADS: usize = 10_000;
+/// The largest [`LaneAsk::weight`].
+pub const MAX_WEIGHT: u32 = 1_000;
+/// Later than any date; the largest number that Lua holds exactly.
+pub const FOREVER_US: u64 = (1 << 53) - 1;
 /// No bucket holds, and no charge costs, more time than this (63 years): sums stay below 2⁵³.
 const MAX_DEBT_US: u64 = 2_000_000_000_000_000;
 
@@ -58,8 +62,10 @@ const MAX_DEBT_US: u64 = 2_000_000_000_000_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneAsk {
     pub class: Class,
-    /// Whose turn it is within the account: the destination's name. All tail domains share `tail`.
+    /// Whose turn it is within the account: the destination's name, or a flow's. All tail domains share `tail`.
     pub destination: Arc<str>,
+    /// How much of the account it gets beside others of its class who take turns there: 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
     /// Positions in [`Ask::buckets`], the account first, none twice.
     pub buckets: Vec<usize>,
     /// What each head costs, in the order of the queue; none is 0.
@@ -84,6 +90,22 @@ pub struct Ask {
     pub held: Vec<Held>,
     /// The [`Reply::epoch_us`] it was last told, or 0: a limiter whose state is younger knows that it lost some.
     pub epoch_us: u64,
+    /// When the configuration that `buckets` come from came into force ([`fleet::Alive::generation_us`]). Limits of an
+    /// older one give way to those of a newer one, whoever asks. 0: not known; the buckets hold as they are, for this call.
+    pub generation_us: u64,
+    /// Buckets that are not just now as configured. What is said of them lasts beyond the call, for everybody.
+    pub changes: Vec<Change>,
+}
+
+/// A bucket of an [`Ask`] that is not as configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// A position in [`Ask::buckets`].
+    pub bucket: usize,
+    /// When that came about: what is newer holds. 0: the bucket holds as it is for this call only.
+    pub since_us: u64,
+    /// Nothing is granted with an earlier date; 0: open; [`FOREVER_US`]: until told otherwise.
+    pub closed_until_us: u64,
 }
 
 /// A worker's calls under way at one bucket of slots.
@@ -118,6 +140,8 @@ pub enum Why {
     Quota,
     /// All slots are taken.
     Concurrency,
+    /// Closed for the whole fleet ([`Change::closed_until_us`]): an open circuit, a pause, a Retry-After.
+    Closed,
     /// Held by this worker itself ([`pacer::Pacer::hold_bucket`]): a pause, a Retry-After. Never in a [`Reply`].
     Hold,
 }
@@ -195,9 +219,23 @@ impl Ask {
         if !self.held.iter().all(|h| self.buckets.get(h.bucket).is_some_and(BucketSpec::is_slots)) {
             return refuse("what is held must be slots");
         }
+        let mut changed = vec![false; self.buckets.len()];
+        let once = |c: &Change| changed.get_mut(c.bucket).is_some_and(|seen| !std::mem::replace(seen, true));
+        if !self.changes.iter().all(once) {
+            return refuse("a change is said twice of a bucket, or of one that is not there");
+        }
+        if self.generation_us > FOREVER_US || self.changes.iter().any(|c| c.since_us.max(c.closed_until_us) > FOREVER_US) {
+            return refuse("no date is that late");
+        }
+        if self.changes.iter().any(|c| c.since_us == 0 && c.closed_until_us > 0) {
+            return refuse("what is closed must be known since when");
+        }
         for lane in &self.lanes {
             if lane.buckets.is_empty() || lane.buckets.len() > MAX_LANE_BUCKETS || lane.costs.is_empty() {
                 return refuse("a lane needs at least one head, and one bucket but not too many");
+            }
+            if !(1..=MAX_WEIGHT).contains(&lane.weight) {
+                return refuse("a weight is out of range");
             }
             if !lane.costs.iter().all(|c| c.fits(lane.buckets.len())) {
                 return refuse("a head must cost at least 1 at each of its buckets");

@@ -28,14 +28,14 @@ use std::{
 
 use paceline_core::Class;
 
+pub use self::group::Group;
 use self::{
     flow::{Flow, FlowKey, Waiting},
     group::Held,
     leases::Leases,
     schedule::Schedule,
 };
-pub use self::group::Group;
-use crate::{Ask, BucketSpec, CALL_GAP_US, CRITICAL_GAP_US, Cost, Kind, LaneAsk, Reply, Why};
+use crate::{Ask, BucketSpec, CALL_GAP_US, CRITICAL_GAP_US, Change, Cost, Kind, LaneAsk, Reply, Why};
 
 /// A lane as the broker names it; what is given back together.
 pub type LaneKey = Arc<str>;
@@ -61,6 +61,8 @@ pub struct Head<H> {
     pub class: Class,
     /// Whose turn it is within the account; `tail` for all tail domains.
     pub destination: Arc<str>,
+    /// [`LaneAsk::weight`]; 1 unless the turn is worth more than others.
+    pub weight: u32,
     /// What it touches, the account first. Share one `Arc` between messages: it is compared by address first.
     pub buckets: Arc<[BucketSpec]>,
 }
@@ -86,6 +88,18 @@ impl Call {
     pub fn ask(&self) -> &Ask {
         &self.ask
     }
+}
+
+/// What a bucket is just now, where that is not as configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// `None`: as configured. A rate stays a rate, slots stay slots.
+    pub kind: Option<Kind>,
+    /// Nothing goes before this; 0: open; [`crate::FOREVER_US`]: until told otherwise.
+    pub closed_until_us: u64,
+    /// When that came about, on the limiter's clock: among workers that say otherwise, the newest is right. 0: for this
+    /// worker only, and then it cannot be closed (see [`Pacer::hold_bucket`]).
+    pub since_us: u64,
 }
 
 /// What keeps the heads of a lane.
@@ -116,9 +130,10 @@ pub struct Pacer<H> {
     /// Held by what they are, by the name of the hold.
     groups: HashMap<Arc<str>, Held>,
     /// What buckets are just now, where that is not as configured.
-    kinds: HashMap<Arc<str>, Kind>,
+    standing: HashMap<Arc<str>, Standing>,
     leases: Leases,
     epoch_us: u64,
+    generation_us: u64,
     next_flow: u64,
     next_head: u64,
     under_way: bool,
@@ -144,9 +159,10 @@ impl<H> Pacer<H> {
             schedule: Schedule::default(),
             holds: HashMap::new(),
             groups: HashMap::new(),
-            kinds: HashMap::new(),
+            standing: HashMap::new(),
             leases: Leases::default(),
             epoch_us: 0,
+            generation_us: 0,
             next_flow: 0,
             next_head: 0,
             under_way: false,
@@ -174,6 +190,7 @@ impl<H> Pacer<H> {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let was_empty = flow.heads.is_empty();
         flow.buckets = head.buckets;
+        flow.weight = head.weight;
         flow.heads.push_back(Waiting { order: self.next_head, cost: head.cost, handle: head.handle });
         self.next_head += 1;
         if let Some((_, held)) = self.lanes.get_mut(&lane) {
@@ -236,7 +253,8 @@ impl<H> Pacer<H> {
         if (free_slots == 0 && !report) || self.next_call_at(now_us)? > now_us {
             return None;
         }
-        let ask = Ask { worker: self.worker.clone(), epoch_us: self.epoch_us, ..Ask::default() };
+        let (worker, epoch_us, generation_us) = (self.worker.clone(), self.epoch_us, self.generation_us);
+        let ask = Ask { worker, epoch_us, generation_us, ..Ask::default() };
         let mut call = Call { ask, asked: Vec::new() };
         let mut buckets: HashMap<Arc<str>, usize> = HashMap::new();
         let mut left = free_slots.min(self.max_heads);
@@ -254,7 +272,7 @@ impl<H> Pacer<H> {
                 continue;
             }
             let sharing = flow.account().and_then(|a| self.sharing.get(&(a, class)).copied()).unwrap_or(1);
-            let take = flow.worth_asking(sharing, COVER_US, &self.kinds).min(left);
+            let take = flow.worth_asking(sharing, COVER_US, &self.standing).min(left);
             if call.ask.buckets.len() + flow.buckets.len() > crate::MAX_BUCKETS {
                 passed.push((id, class, now_us));
                 break;
@@ -263,14 +281,21 @@ impl<H> Pacer<H> {
             self.slot_tags[class.index()] += take as u64 * WEIGHT[class.index()];
             let positions = flow.buckets.iter().map(|b| {
                 *buckets.entry(b.key.clone()).or_insert_with(|| {
-                    let kind = self.kinds.get(&b.key).copied().unwrap_or(b.kind);
-                    call.ask.buckets.push(BucketSpec { kind, ..b.clone() });
-                    call.ask.buckets.len() - 1
+                    let bucket = call.ask.buckets.len();
+                    let mut spec = b.clone();
+                    if let Some(standing) = self.standing.get(&b.key) {
+                        let Standing { kind, since_us, closed_until_us } = *standing;
+                        spec.kind = kind.unwrap_or(b.kind);
+                        call.ask.changes.push(Change { bucket, since_us, closed_until_us });
+                    }
+                    call.ask.buckets.push(spec);
+                    bucket
                 })
             });
             call.ask.lanes.push(LaneAsk {
                 class,
                 destination: flow.destination.clone(),
+                weight: flow.weight,
                 buckets: positions.collect(),
                 costs: flow.heads.iter().take(take).map(|h| h.cost.clone()).collect(),
                 since_us: flow.since_us,

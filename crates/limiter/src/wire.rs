@@ -4,8 +4,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Ask, BucketSpec, Cost, Denied, Kind, LaneGrant, LimiterError, Reply, Seed, Why};
 
-/// `{class, destination, buckets, runs, since, id, seq}`.
-type LaneOut<'a> = (usize, &'a str, Vec<usize>, Vec<Run<'a>>, u64, &'a str, u64);
+/// `{class, destination, buckets, runs, since, id, seq, weight}`.
+type LaneOut<'a> = (usize, &'a str, Vec<usize>, Vec<Run<'a>>, u64, &'a str, u64, u32);
 /// `{dates − now, retry − now, bucket, why}`.
 type LaneIn = (Vec<u64>, u64, usize, u8);
 /// `{now, epoch, lost, lanes}`.
@@ -26,11 +26,12 @@ pub(crate) fn encode_ask(ask: &Ask) -> Result<Vec<u8>, LimiterError> {
         .iter()
         .map(|l| {
             let buckets = l.buckets.iter().map(|b| b + 1).collect();
-            (l.class.index(), &*l.destination, buckets, runs(&l.costs), l.since_us, &*l.id, l.seq)
+            (l.class.index(), &*l.destination, buckets, runs(&l.costs), l.since_us, &*l.id, l.seq, l.weight)
         })
         .collect();
     let held: Vec<u64> = ask.held.iter().flat_map(|h| [h.bucket as u64 + 1, u64::from(h.calls)]).collect();
-    encode(&(specs(&ask.buckets), lanes, &*ask.worker, held, ask.epoch_us, [(); 0], 0))
+    let changes: Vec<u64> = ask.changes.iter().flat_map(|c| [c.bucket as u64 + 1, c.since_us, c.closed_until_us]).collect();
+    encode(&(specs(&ask.buckets), lanes, &*ask.worker, held, ask.epoch_us, [(); 0], 0, ask.generation_us, changes))
 }
 
 /// Likewise, to tell windows their past: buckets as in an ask.
@@ -40,7 +41,7 @@ pub(crate) fn encode_seed(buckets: &[BucketSpec], past: &[Seed], complete: bool)
         let told: Vec<u64> = seed.by_slot()?.into_iter().flat_map(|(slot, cost)| [slot, cost]).collect();
         seeds.push((i + 1, told));
     }
-    encode(&(specs(buckets), [(); 0], "", [(); 0], 0, seeds, u8::from(complete)))
+    encode(&(specs(buckets), [(); 0], "", [(); 0], 0, seeds, u8::from(complete), 0, [(); 0]))
 }
 
 /// Four numbers a bucket.
@@ -73,6 +74,7 @@ pub(crate) fn decode_reply(ask: &Ask, bytes: &[u8]) -> Result<Reply, LimiterErro
                 4 => Some(Why::Gap),
                 5 => Some(Why::Quota),
                 6 => Some(Why::Concurrency),
+                7 => Some(Why::Closed),
                 _ => return Err(unreadable("a reason it knows")),
             };
             if dates.len() > asked.costs.len() {

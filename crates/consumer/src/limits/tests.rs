@@ -27,7 +27,7 @@ fn named(name: &str, quota: &[&str]) -> Named {
     Named { name: name.into(), limit: Some(limit("5/s")), quota: quota.iter().map(|q| q.parse().unwrap()).collect() }
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let destination = |name: &str, fleet: bool| Destination {
         name: name.into(),
         limit: Some(limit("50/s")),

@@ -9,18 +9,22 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::Fleet;
-use crate::LimiterError;
+use super::{Alive, Fleet};
+use crate::{LimiterError, local::LocalClock};
 
 /// A fleet of the tasks of one process.
 #[derive(Debug, Default)]
 pub struct LocalFleet {
+    clock: LocalClock,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    workers: HashMap<String, Instant>,
+    /// Until when each lives, and its configuration.
+    workers: HashMap<String, (Instant, String)>,
+    /// Since when some live worker has had each.
+    configs: HashMap<String, u64>,
     leases: HashMap<String, (String, Instant)>,
 }
 
@@ -38,11 +42,18 @@ impl LocalFleet {
 
 #[async_trait]
 impl Fleet for LocalFleet {
-    async fn heartbeat(&self, worker_id: &str, ttl: Duration) -> Result<u64, LimiterError> {
+    async fn heartbeat(&self, worker_id: &str, config: &str, known_us: u64, ttl: Duration) -> Result<Alive, LimiterError> {
+        let now_us = self.clock.now_us();
         Ok(self.with(|state, now| {
-            state.workers.insert(worker_id.to_owned(), now + ttl);
-            state.workers.retain(|_, until| *until > now);
-            state.workers.len() as u64
+            let State { workers, configs, .. } = state;
+            workers.retain(|_, (until, _)| *until > now);
+            configs.retain(|config, _| workers.values().any(|(_, has)| has == config));
+            workers.insert(worker_id.to_owned(), (now + ttl, config.to_owned()));
+            let newest = configs.values().max().copied().unwrap_or(0);
+            let first = if known_us > 0 { known_us } else { now_us.max(newest + 1) };
+            let since = configs.entry(config.to_owned()).or_insert(first);
+            *since = (*since).min(first);
+            Alive { workers: workers.len() as u64, generation_us: *since }
         }))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Fleet;
+use super::{Alive, Fleet};
 use crate::{
     LimiterError,
     redis::{RedisClient, Script},
@@ -23,28 +23,47 @@ impl RedisFleet {
         RedisFleet { client, script: Script::new(include_str!("fleet.lua")) }
     }
 
-    async fn run(&self, what: &str, key: String, worker_id: &str, ttl: Duration) -> Result<u64, LimiterError> {
+    async fn run(&self, what: &str, keys: &[String], worker_id: &str, ttl: Duration) -> Result<u64, LimiterError> {
+        decode(&self.call(what, keys, worker_id, ttl, &[]).await?)
+    }
+
+    async fn call(
+        &self,
+        what: &str,
+        keys: &[String],
+        worker: &str,
+        ttl: Duration,
+        more: &[&[u8]],
+    ) -> Result<Vec<u8>, LimiterError> {
         let ttl_ms = ttl.as_millis().clamp(1, 86_400_000).to_string();
-        let args = [what.as_bytes(), worker_id.as_bytes(), ttl_ms.as_bytes()];
-        decode(&self.client.run(&self.script, &[key], &args).await?)
+        let args = [&[what.as_bytes(), worker.as_bytes(), ttl_ms.as_bytes()], more].concat();
+        self.client.run(&self.script, keys, &args).await
+    }
+
+    /// The live workers, what they are configured to, and the newest of that: the limiter reads the last.
+    fn who(&self) -> [String; 3] {
+        [self.client.key("workers", ""), self.client.key("configs", ""), self.client.key("generation", "")]
     }
 }
 
 #[async_trait]
 impl Fleet for RedisFleet {
-    async fn heartbeat(&self, worker_id: &str, ttl: Duration) -> Result<u64, LimiterError> {
-        self.run("beat", self.client.key("workers", ""), worker_id, ttl).await
+    async fn heartbeat(&self, worker_id: &str, config: &str, known_us: u64, ttl: Duration) -> Result<Alive, LimiterError> {
+        let known = known_us.to_string();
+        let more = [config.as_bytes(), known.as_bytes()];
+        let (workers, generation_us) = decode(&self.call("beat", &self.who(), worker_id, ttl, &more).await?)?;
+        Ok(Alive { workers, generation_us })
     }
 
     async fn leave(&self, worker_id: &str) -> Result<(), LimiterError> {
-        self.run("leave", self.client.key("workers", ""), worker_id, Duration::ZERO).await.map(drop)
+        self.run("leave", &self.who(), worker_id, Duration::ZERO).await.map(drop)
     }
 
     async fn lease(&self, name: &str, worker_id: &str, ttl: Duration) -> Result<bool, LimiterError> {
-        Ok(self.run("lease", self.client.key("lease", name), worker_id, ttl).await? == 1)
+        Ok(self.run("lease", &[self.client.key("lease", name)], worker_id, ttl).await? == 1)
     }
 
     async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError> {
-        self.run("free", self.client.key("lease", name), worker_id, Duration::ZERO).await.map(drop)
+        self.run("free", &[self.client.key("lease", name)], worker_id, Duration::ZERO).await.map(drop)
     }
 }

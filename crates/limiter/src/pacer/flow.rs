@@ -8,7 +8,7 @@ use std::{
 
 use paceline_core::Class;
 
-use super::{Head, Hint, LaneKey};
+use super::{Head, Hint, LaneKey, Standing};
 use crate::{BucketSpec, Cost, Kind};
 
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct Flow<H> {
     pub(super) lane: LaneKey,
     pub(super) class: Class,
     pub(super) destination: Arc<str>,
+    pub(super) weight: u32,
     pub(super) buckets: Arc<[BucketSpec]>,
     /// Names it to the limiter.
     pub(super) name: Arc<str>,
@@ -44,6 +45,7 @@ impl<H> Flow<H> {
             lane,
             class: first.class,
             destination: first.destination.clone(),
+            weight: first.weight,
             buckets: first.buckets.clone(),
             name,
             heads: VecDeque::new(),
@@ -60,11 +62,12 @@ impl<H> Flow<H> {
 
     /// How many heads a call should carry: what the slowest bucket gives in `cover_us`, the account's share of it
     /// where `sharing` flows divide it, and at least two, because one would cap a flow at one message a call.
-    pub(super) fn worth_asking(&self, sharing: u32, cover_us: u64, kinds: &HashMap<Arc<str>, Kind>) -> usize {
+    pub(super) fn worth_asking(&self, sharing: u32, cover_us: u64, standing: &HashMap<Arc<str>, Standing>) -> usize {
         let mut most = u64::MAX;
         for (k, bucket) in self.buckets.iter().enumerate() {
             let divided_by = if k == 0 { u64::from(sharing.max(1)) } else { 1 };
-            let kind = if kinds.is_empty() { bucket.kind } else { *kinds.get(&bucket.key).unwrap_or(&bucket.kind) };
+            let stands = if standing.is_empty() { None } else { standing.get(&bucket.key).and_then(|s| s.kind) };
+            let kind = stands.unwrap_or(bucket.kind);
             most = most.min(match kind {
                 Kind::Rate { interval_us, .. } => cover_us / interval_us.saturating_mul(divided_by) + 1,
                 Kind::Window { limit, .. } => limit,

@@ -4,8 +4,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use paceline_core::Class;
 
-use super::{Group, Hint, LaneKey, Pacer, group::Held};
-use crate::{Kind, Why};
+use super::{Group, Hint, LaneKey, Pacer, Standing, group::Held};
+use crate::{FOREVER_US, Why};
 
 impl<H> Pacer<H> {
     /// Gives back everything held for a lane, in the order pushed.
@@ -126,13 +126,26 @@ impl<H> Pacer<H> {
         }
     }
 
-    /// Asks for the bucket `key` with this kind from now on, whatever its messages say; `None`: as they say. A rate stays a
-    /// rate, slots stay slots.
-    pub fn set_kind(&mut self, key: &Arc<str>, kind: Option<Kind>, now_us: u64) {
-        match kind {
-            Some(kind) => self.kinds.insert(key.clone(), kind),
-            None => self.kinds.remove(key),
-        };
+    /// Asks for the bucket `key` as it stands from now on, whatever its messages say; `None`: as they say. What replaces
+    /// something that others have been told is told as newer than that.
+    pub fn set_standing(&mut self, key: &Arc<str>, standing: Option<Standing>, now_us: u64) {
+        let before = self.standing.get(key).copied();
+        let told_us = before.map_or(0, |b| b.since_us);
+        let mut new = standing.unwrap_or_default();
+        new.closed_until_us = if new.since_us == 0 { 0 } else { new.closed_until_us.min(FOREVER_US) };
+        new.since_us = new.since_us.min(FOREVER_US);
+        if before == Some(new) {
+            return;
+        }
+        if told_us > 0 && new.since_us <= told_us {
+            let same = before.is_some_and(|b| b.kind == new.kind && b.closed_until_us == new.closed_until_us);
+            new.since_us = if same { told_us } else { told_us + 1 };
+        }
+        if new == Standing::default() {
+            self.standing.remove(key);
+        } else {
+            self.standing.insert(key.clone(), new);
+        }
         for (id, flow) in &mut self.flows {
             // What it was told to wait for was reckoned by the old one.
             if !flow.in_call && flow.hint.as_ref().is_some_and(|h| h.bucket == *key && h.why != Why::Hold) {
@@ -140,6 +153,11 @@ impl<H> Pacer<H> {
                 self.schedule.set(*id, flow.class, now_us, false);
             }
         }
+    }
+
+    /// The configuration that heads' buckets come from came into force at that moment ([`crate::Ask::generation_us`]).
+    pub fn set_generation(&mut self, generation_us: u64) {
+        self.generation_us = generation_us;
     }
 
     /// Limits have changed: everything is asked about again, whatever the last answers said.

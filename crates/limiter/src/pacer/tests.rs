@@ -19,7 +19,7 @@ impl Bench {
 
     fn push(&mut self, handle: u32, class: Class, buckets: &[(&str, u64)], now: u64) {
         let buckets = buckets.iter().map(|(k, t)| bucket(k, *t)).collect();
-        let head = Head { handle, cost: 1.into(), class, destination: "google".into(), buckets };
+        let head = Head { handle, cost: 1.into(), class, destination: "google".into(), weight: 1, buckets };
         self.pacer.push(self.lane.clone(), head, now);
     }
 
@@ -229,7 +229,14 @@ fn what_a_narrow_limit_keeps_can_be_taken_without_the_rest() {
             1 => [bucket("a", 1_000), narrow("tenant:x")],
             _ => [bucket("a", 1_000), narrow("tenant:y")],
         };
-        let head = Head { handle: h, cost: 1.into(), class: Class::Low, destination: "google".into(), buckets: buckets.into() };
+        let head = Head {
+            handle: h,
+            cost: 1.into(),
+            class: Class::Low,
+            destination: "google".into(),
+            weight: 1,
+            buckets: buckets.into(),
+        };
         b.pacer.push(b.lane.clone(), head, T0);
     }
     let call = b.pacer.begin(T0, 100).unwrap();
@@ -255,7 +262,8 @@ fn ended_calls_are_told_within_a_call_gap_and_wake_who_waits_for_them() {
     let mut b = Bench::new();
     let buckets: Arc<[BucketSpec]> = [bucket("a", 1_000), BucketSpec::slots("a slots", 2, 1_000_000)].into();
     for handle in 0..3 {
-        let head = Head { handle, cost: 1.into(), class: Class::Low, destination: "google".into(), buckets: buckets.clone() };
+        let head =
+            Head { handle, cost: 1.into(), class: Class::Low, destination: "google".into(), weight: 1, buckets: buckets.clone() };
         b.pacer.push(b.lane.clone(), head, T0);
     }
     let call = b.pacer.begin(T0, 100).unwrap();
@@ -319,13 +327,13 @@ fn a_bucket_is_asked_for_as_it_is_just_now() {
     }
     let key: Arc<str> = "a@google".into();
     let slow = Kind::Rate { interval_us: 50_000, burst: 1, reserve: 0, shared: false };
-    b.pacer.set_kind(&key, Some(slow), T0);
+    b.pacer.set_standing(&key, Some(Standing { kind: Some(slow), closed_until_us: 0, since_us: 7 }), T0);
     let call = b.pacer.begin(T0, 100).unwrap();
     assert_eq!((call.ask().buckets[1].kind, call.ask().heads()), (slow, 3), "no more heads than the slow rate has use for");
     let denied = Some(Denied { retry_at_us: T0 + 60_000_000, bucket: 1, why: Why::Date });
     b.pacer.complete(call, &Reply { now_us: T0, lanes: vec![LaneGrant { dates_us: vec![], denied }], ..Reply::default() });
     assert_eq!(b.pacer.next_call_at(T0), Some(T0 + 60_000_000));
-    b.pacer.set_kind(&key, None, T0 + 1_000_000);
+    b.pacer.set_standing(&key, None, T0 + 1_000_000);
     assert_eq!(b.pacer.next_call_at(T0 + 1_000_000), Some(T0 + 1_000_000), "the wait was reckoned by the slow rate");
     assert_eq!(b.pacer.begin(T0 + 1_000_000, 100).unwrap().ask().heads(), 50);
 }
@@ -355,7 +363,7 @@ fn a_held_group_is_not_asked_about_and_keeps_its_lanes() {
     let taken = b.pacer.take_narrow(&b.lane.clone(), T0);
     assert_eq!(taken.iter().map(|(hint, handles)| (hint.narrow, handles.len())).collect::<Vec<_>>(), [(true, 1)]);
     let buckets = vec![bucket("a", 1_000), bucket("a:domain:x.org", 1_000).narrow()].into();
-    let head = Head { handle: 2, cost: 1.into(), class: Class::Low, destination: "tail".into(), buckets };
+    let head = Head { handle: 2, cost: 1.into(), class: Class::Low, destination: "tail".into(), weight: 1, buckets };
     b.pacer.push("low.tail".into(), head, T0);
     assert!(b.pacer.begin(T0, 100).is_none());
     let hint = b.pacer.hint(&"low.tail".into()).unwrap();

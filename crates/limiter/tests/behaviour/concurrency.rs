@@ -100,7 +100,14 @@ fn lost_grants_are_corrected() {
     let mut now = START_US;
     decide(&mut state, &Default::default(), now - 100_000_000).unwrap();
     for handle in 0..8 {
-        let head = Head { handle, cost: 1.into(), class: Class::High, destination: "google".into(), buckets: buckets.clone() };
+        let head = Head {
+            handle,
+            cost: 1.into(),
+            class: Class::High,
+            destination: "google".into(),
+            weight: 1,
+            buckets: buckets.clone(),
+        };
         pacer.push("lane".into(), head, now);
     }
     for _ in 0..3 {

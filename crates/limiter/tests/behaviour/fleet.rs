@@ -12,14 +12,16 @@ const MINUTE: Duration = Duration::from_secs(60);
 const NOW: Duration = Duration::from_millis(1);
 
 async fn conformance(fleet: &dyn Fleet) {
-    assert_eq!(fleet.heartbeat("w1", MINUTE).await, Ok(1));
-    assert_eq!(fleet.heartbeat("w2", MINUTE).await, Ok(2));
-    assert_eq!(fleet.heartbeat("w1", MINUTE).await, Ok(2));
+    let alive = async |worker: &str| fleet.heartbeat(worker, "a", 0, MINUTE).await.unwrap().workers;
+    assert_eq!(alive("w1").await, 1);
+    assert_eq!(alive("w2").await, 2);
+    assert_eq!(alive("w1").await, 2);
     fleet.leave("w2").await.unwrap();
     fleet.leave("nobody").await.unwrap();
-    assert_eq!(fleet.heartbeat("w1", MINUTE).await, Ok(1));
-    fleet.heartbeat("brief", NOW).await.unwrap();
-    until(async || fleet.heartbeat("w1", MINUTE).await == Ok(1)).await;
+    assert_eq!(alive("w1").await, 1);
+    fleet.heartbeat("brief", "a", 0, NOW).await.unwrap();
+    until(async || alive("w1").await == 1).await;
+    generations(fleet).await;
 
     assert_eq!(fleet.lease("low.google", "w1", MINUTE).await, Ok(true));
     assert_eq!(fleet.lease("low.google", "w2", MINUTE).await, Ok(false));
@@ -32,6 +34,31 @@ async fn conformance(fleet: &dyn Fleet) {
 
     assert_eq!(fleet.lease("low.apple", "w1", NOW).await, Ok(true));
     until(async || fleet.lease("low.apple", "w2", MINUTE).await == Ok(true)).await;
+}
+
+/// The newest configuration is the one that came to the live workers last.
+async fn generations(fleet: &dyn Fleet) {
+    let beat = async |worker: &str, config: &str, known_us: u64| {
+        fleet.heartbeat(worker, config, known_us, MINUTE).await.unwrap().generation_us
+    };
+    let old = beat("w1", "a", 0).await;
+    let new = beat("w2", "b", 0).await;
+    assert!(old > 0 && new > old, "{old} {new}");
+    assert_eq!(beat("w3", "a", 0).await, old, "a restarted pod of the old one makes it no newer");
+    fleet.leave("w3").await.unwrap();
+    fleet.leave("w1").await.unwrap();
+    // Nobody has the old one any more: it comes back as a rollback, or with one who had it all the time.
+    assert_eq!(beat("w1", "a", old).await, old, "one that was away");
+    fleet.leave("w1").await.unwrap();
+    let again = beat("w4", "a", 0).await;
+    assert!(again > new, "{new} {again}");
+    assert_eq!(beat("w2", "b", new).await, new);
+    // The same worker, another configuration.
+    assert!(beat("w4", "c", 0).await > again);
+    assert!(beat("w4", "a", 0).await > again, "nobody had it in between");
+    for worker in ["w2", "w4"] {
+        fleet.leave(worker).await.unwrap();
+    }
 }
 
 /// Until the server's clock has moved on; the runner's time-out is the limit.

@@ -16,6 +16,7 @@ fn one_head() -> Ask {
     let lane = LaneAsk {
         class: Class::Normal,
         destination: "google".into(),
+        weight: 1,
         buckets: vec![0],
         costs: vec![1.into()],
         since_us: 0,

@@ -192,6 +192,7 @@ impl Sim {
                             cost,
                             class: source.class,
                             destination: source.destination.clone(),
+                            weight: 1,
                             buckets: source.buckets.clone(),
                         };
                         fleet[w].pacer.push(lanes[i].clone(), head, now);

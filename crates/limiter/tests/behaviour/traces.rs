@@ -164,6 +164,7 @@ impl Trace {
             ask.lanes.push(LaneAsk {
                 class: Class::ALL[rng.random_range(0..4)],
                 destination: NAMES[rng.random_range(0..NAMES.len())].into(),
+                weight: 1,
                 costs: (0..rng.random_range(1..20)).map(|_| cost(rng, buckets.len())).collect(),
                 buckets,
                 since_us: if rng.random() { self.now - rng.random_range(0..300_000) } else { 0 },
@@ -322,6 +323,7 @@ fn one_lane(heads: usize) -> Ask {
     let lane = LaneAsk {
         class: Class::Critical,
         destination: "google".into(),
+        weight: 1,
         buckets: vec![0],
         costs: vec![Cost::All(1); heads],
         since_us: 0,

@@ -39,6 +39,7 @@ impl One {
         let lane = LaneAsk {
             class,
             destination: "google".into(),
+            weight: 1,
             buckets: (0..buckets.len()).collect(),
             costs: costs.iter().map(|c| (*c).into()).collect(),
             since_us: 0,
