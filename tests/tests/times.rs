@@ -11,7 +11,8 @@ async fn mail_waits_for_its_time_and_dies_past_it() {
     let mut report = Report::new("times");
     let fleet = Fleet::start(Plan {
         // One of these a second: the last expire while they wait for the limit.
-        more: "[tail]\nrate = \"1000/s\"\n[[destination]]\nname = \"google\"\nrate = \"1/s\"\nburst = 1\n",
+        more: "[tail]\nrate = \"1000/s\"\n[[destination]]\nname = \"google\"\nrate = \"1/s\"\nburst = 1\n\
+               [[rule]]\nstream = \"campaign-*\"\nspread = \"12s\"\n",
         ..Plan::default()
     })
     .await;
@@ -40,6 +41,9 @@ async fn mail_waits_for_its_time_and_dies_past_it() {
         "u@one.example",
         &[("not_before", json!(after(6000))), ("expires_at", json!(after(3000)))],
     ));
+    for i in 0..60 {
+        mails.push(Mail::with(&format!("spread-{i}"), "low", &format!("u{i}@two.example"), &[("stream", json!("campaign-9"))]));
+    }
     publish(&*fleet.broker(), mails).await;
     fleet.settled(Duration::from_secs(120)).await;
 
@@ -83,6 +87,13 @@ async fn mail_waits_for_its_time_and_dies_past_it() {
     let died_at: f64 = fleet.postgres.sql(&fleet.postgres.url(), died_at).await.trim().parse().unwrap_or(0.0);
     let late_s = died_at - after(6000).as_micros() as f64 / 1e6;
     report.timing("expiring while they wait: last dead letter, s after its date", format!("{late_s:.1}"), "≤ 2", late_s <= 2.0);
+    // Which of them come early is in their ids: about half before half of the time, and none much later than all of it.
+    let spread: Vec<i64> = arrivals.iter().filter(|a| a.id().starts_with("spread")).map(|a| a.at_us as i64).collect();
+    report.check("spread: arrived", spread.len(), 60, spread.len() == 60);
+    let late = spread.iter().filter(|at| **at > after(6000).as_micros()).count();
+    report.check("spread: in the second half of their time, or later", late, "≥ 15", late >= 15);
+    let early = 60 - late;
+    report.timing("spread: in the first half", early, "≥ 15", early >= 15);
     let never = (arrived("never"), expired("never"));
     report.check("due only when expired: sent, dead-lettered", format!("{never:?}"), "(0, 1)", never == (0, 1));
     report.check("dead letters in all", letters.len(), 11 + died, letters.len() == 11 + died);

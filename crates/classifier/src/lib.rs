@@ -11,9 +11,9 @@ mod rules;
 pub use destinations::{BadDestinations, DestinationProblem, DestinationSpec, Destinations};
 pub use glob::{BadGlob, Glob};
 pub use presets::Preset;
-pub use rules::{BadRule, Conditions, Rule};
+pub use rules::{BadRule, Conditions, Effect, Rule};
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use paceline_core::{Class, Domain, Lane, Message};
 
@@ -33,6 +33,8 @@ pub struct Classified {
     pub destination: Arc<str>,
     /// The lane of `class` and `destination`.
     pub lane: Lane,
+    /// Its first attempt is anywhere within so long of its arrival; critical mail never waits so.
+    pub spread: Option<Duration>,
 }
 
 impl Classifier {
@@ -62,6 +64,7 @@ impl Classifier {
             rule: rule.map(|r| r.label().clone()),
             destination: destination.clone(),
             lane: Lane::new(class, destination),
+            spread: rule.and_then(Rule::spread).filter(|_| class != Class::Critical),
         }
     }
 
@@ -104,6 +107,10 @@ mod tests {
         Some(Glob::new(pattern).unwrap())
     }
 
+    fn says(class: Option<Class>, max_class: Option<Class>) -> Effect {
+        Effect { class, max_class, spread: None }
+    }
+
     fn classifier(rules: Vec<Rule>) -> Classifier {
         let google = DestinationSpec { name: "google".into(), domains: vec![Domain::parse("gmail.com").unwrap()] };
         Classifier::new(rules, Destinations::new(vec![google]).unwrap())
@@ -113,10 +120,10 @@ mod tests {
     fn the_class_row_of_the_contract() {
         let stream = |pattern| Conditions { stream: glob(pattern), ..Conditions::default() };
         let c = classifier(vec![
-            Rule::new(Some("otp".into()), stream("password-*"), Some(Class::Critical), None).unwrap(),
-            Rule::new(None, stream("campaign-*"), None, Some(Class::Low)).unwrap(),
-            Rule::new(None, stream("receipt"), Some(Class::High), Some(Class::High)).unwrap(),
-            Rule::new(Some("never reached".into()), stream("password-reset"), Some(Class::Low), None).unwrap(),
+            Rule::new(Some("otp".into()), stream("password-*"), says(Some(Class::Critical), None)).unwrap(),
+            Rule::new(None, stream("campaign-*"), says(None, Some(Class::Low))).unwrap(),
+            Rule::new(None, stream("receipt"), says(Some(Class::High), Some(Class::High))).unwrap(),
+            Rule::new(Some("never reached".into()), stream("password-reset"), says(Some(Class::Low), None)).unwrap(),
         ]);
         for (extra, key, class, rule) in [
             // Nothing said, the key, the message, the rule: each stronger than the one before.
@@ -155,7 +162,7 @@ mod tests {
             (Conditions { stream: glob("s"), tenant: glob("acme"), ..any() }, all, r#","stream":"s","tenant":"other""#),
             (Conditions { stream: glob("s"), tenant: glob("acme"), ..any() }, all, r#","stream":"s""#),
         ] {
-            let c = classifier(vec![Rule::new(None, when, Some(Class::High), None).unwrap()]);
+            let c = classifier(vec![Rule::new(None, when, says(Some(Class::High), None)).unwrap()]);
             assert_eq!(c.classify(&message(yes), "").class, Class::High, "{c:?}");
             assert_eq!(c.classify(&message(no), "").class, Class::Normal, "{c:?}");
         }
@@ -163,7 +170,7 @@ mod tests {
             [("NEWS@shop.example", true), ("*@SHOP.EXAMPLE", true), ("news@shop.exampl", false), ("*@x.org", false)]
         {
             let when = Conditions { from: Some(Glob::ignoring_case(pattern).unwrap()), ..any() };
-            let c = classifier(vec![Rule::new(None, when, Some(Class::High), None).unwrap()]);
+            let c = classifier(vec![Rule::new(None, when, says(Some(Class::High), None)).unwrap()]);
             assert_eq!(c.classify(&message(""), "").class == Class::High, want, "{pattern}");
         }
     }

@@ -1,6 +1,6 @@
 //! Classification rules.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use paceline_core::{Class, EmailAddress, Message};
 
@@ -28,6 +28,17 @@ pub struct Rule {
     when: Conditions,
     class: Option<Class>,
     max_class: Option<Class>,
+    spread: Option<Duration>,
+}
+
+/// What a rule says of the messages that meet it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Effect {
+    pub class: Option<Class>,
+    /// No more urgent than this, whatever else says so.
+    pub max_class: Option<Class>,
+    /// Their first attempts are spread over so long from their arrival on.
+    pub spread: Option<Duration>,
 }
 
 /// Why these parts make no rule.
@@ -35,23 +46,27 @@ pub struct Rule {
 pub enum BadRule {
     #[error("has no condition; give at least one of stream, tag, tenant, from, subject, header")]
     NoCondition,
-    #[error("says nothing; give class, max_class or both")]
+    #[error("says nothing; give at least one of class, max_class, spread")]
     NoEffect,
     #[error("has a class more urgent than its own max_class")]
     Contradiction,
+    #[error("spreads critical mail, which must not wait")]
+    SpreadCritical,
 }
 
 impl Rule {
-    pub fn new(name: Option<String>, when: Conditions, class: Option<Class>, max_class: Option<Class>) -> Result<Rule, BadRule> {
+    pub fn new(name: Option<String>, when: Conditions, effect: Effect) -> Result<Rule, BadRule> {
+        let Effect { class, max_class, spread } = effect;
         if when == Conditions::default() {
             return Err(BadRule::NoCondition);
         }
         match (class, max_class) {
-            (None, None) => return Err(BadRule::NoEffect),
+            _ if effect == Effect::default() => return Err(BadRule::NoEffect),
             (Some(class), Some(cap)) if class < cap => return Err(BadRule::Contradiction),
+            (Some(Class::Critical), _) if spread.is_some() => return Err(BadRule::SpreadCritical),
             _ => {}
         }
-        Ok(Rule { named: name.is_some(), label: name.unwrap_or_default().into(), when, class, max_class })
+        Ok(Rule { named: name.is_some(), label: name.unwrap_or_default().into(), when, class, max_class, spread })
     }
 
     /// Gives a rule without a name the label `#n`.
@@ -71,6 +86,10 @@ impl Rule {
 
     pub fn max_class(&self) -> Option<Class> {
         self.max_class
+    }
+
+    pub fn spread(&self) -> Option<Duration> {
+        self.spread
     }
 
     pub fn matches(&self, message: &Message) -> bool {
@@ -102,12 +121,16 @@ mod tests {
     #[test]
     fn what_makes_no_rule() {
         let some = || Conditions { tag: Some(Glob::new("x").unwrap()), ..Conditions::default() };
-        for (when, class, max, why) in [
-            (Conditions::default(), Some(Class::Low), None, BadRule::NoCondition),
-            (some(), None, None, BadRule::NoEffect),
-            (some(), Some(Class::Critical), Some(Class::High), BadRule::Contradiction),
+        let says = |class, max_class| Effect { class, max_class, spread: None };
+        let spread = Some(Duration::from_secs(9));
+        for (when, effect, why) in [
+            (Conditions::default(), says(Some(Class::Low), None), BadRule::NoCondition),
+            (some(), Effect::default(), BadRule::NoEffect),
+            (some(), says(Some(Class::Critical), Some(Class::High)), BadRule::Contradiction),
+            (some(), Effect { spread, ..says(Some(Class::Critical), None) }, BadRule::SpreadCritical),
         ] {
-            assert_eq!(Rule::new(None, when, class, max), Err(why));
+            assert_eq!(Rule::new(None, when, effect), Err(why));
         }
+        assert_eq!(Rule::new(None, some(), Effect { spread, ..Effect::default() }).unwrap().spread(), spread);
     }
 }

@@ -1,6 +1,6 @@
 //! What arrives: read, checked, classified, and sent where it belongs. No call to a provider, no limit yet.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use paceline_broker::{Delivery, Properties, header_text};
 use paceline_classifier::Classifier;
@@ -70,7 +70,8 @@ impl Intake {
             return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem));
         }
         let suppressed = self.suppressions.borrow().holds_back_all(&message, classified.lane.class, now);
-        let not_before = journey.not_before.max(message.not_before);
+        let turn = classified.spread.filter(|_| journey.attempts == 0).map(|s| turn_within(s, &message, &journey));
+        let not_before = journey.not_before.max(message.not_before).max(turn);
         let mut item = self.item(delivery, origin, classified.lane, journey, account, charges, message);
         if item.expired(now) {
             return Verdict::Dead(item, Reason::Expired);
@@ -127,10 +128,41 @@ impl Intake {
     }
 }
 
+/// When a message goes whose stream is spread: anywhere in that time, always the same, and not as late as it expires.
+fn turn_within(spread: Duration, message: &Message, journey: &Journey) -> Timestamp {
+    let arrived = journey.enqueued_at;
+    let life = message.expires_at.map(|end| end.since(arrived).mul_f64(0.9));
+    let place = xxh3_64(message.id.as_bytes()) as f64 / u64::MAX as f64;
+    arrived + life.map_or(spread, |life| spread.min(life)).mul_f64(place.min(1.0))
+}
+
 /// The journey so far, from the travelling headers.
 pub(crate) fn journey_of(properties: &Properties, now: Timestamp) -> Journey {
     if properties.headers.is_empty() {
         return Journey::starting(properties.timestamp.unwrap_or(now).min(now));
     }
     Journey::from_headers(|name| header_text(&properties.headers, name), properties.timestamp, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_stream_goes_evenly_over_its_time() {
+        let arrived = Timestamp::from_secs(1_800_000_000);
+        let journey = Journey::starting(arrived);
+        let turn = |id: usize, extra: &str| {
+            let body = format!(r#"{{"id":"campaign-{id}","from":"a@b.org","to":["u@gmail.com"],"text":"x"{extra}}}"#);
+            let message = Message::parse(body.as_bytes(), None, 10_000).unwrap();
+            turn_within(Duration::from_secs(1_000), &message, &journey).since(arrived).as_millis()
+        };
+        let mut by_tenth = [0; 10];
+        (0..10_000).for_each(|id| by_tenth[(turn(id, "") / 100_001) as usize] += 1);
+        assert!(by_tenth.iter().all(|n| (900..1_100).contains(n)), "{by_tenth:?}");
+        assert_eq!(turn(7, ""), turn(7, ""));
+        // 100 s after it arrived.
+        let expires = r#","expires_at":"2027-01-15T08:01:40Z""#;
+        assert!((0..1_000).all(|id| turn(id, expires) <= 90_000));
+    }
 }

@@ -1,12 +1,17 @@
 //! `[[rule]]`: classification.
 
-use paceline_classifier::{BadRule, Conditions, Glob, Rule};
+use std::time::Duration;
+
+use paceline_classifier::{BadRule, Conditions, Effect, Glob, Rule};
 
 use super::{
     section::Section,
     tree::{Node, Value},
     values,
 };
+
+/// A send spread over longer is several sends.
+const SPREAD_MOST: Duration = Duration::from_secs(7 * 86_400);
 
 /// The rules in order; wrong ones are reported and left out.
 pub(super) fn rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
@@ -22,14 +27,19 @@ pub(super) fn rules(sections: Vec<Section<'_>>) -> Vec<Rule> {
             headers: s.get("header", headers).unwrap_or_default(),
         };
         let name = s.get("name", values::line);
-        let (class, max_class) = (s.get("class", values::class), s.get("max_class", values::class));
-        let rule = Rule::new(name, when, class, max_class);
+        let effect = Effect {
+            class: s.get("class", values::class),
+            max_class: s.get("max_class", values::class),
+            spread: s.get("spread", values::duration(Duration::from_secs(1), SPREAD_MOST)),
+        };
+        let rule = Rule::new(name, when, effect);
         match rule {
             Ok(rule) => out.push(rule),
             Err(BadRule::Contradiction) => s.report("max_class", BadRule::Contradiction.to_string()),
+            Err(BadRule::SpreadCritical) => s.report("spread", BadRule::SpreadCritical.to_string()),
             // Where the part is given but wrong, that has been said.
             Err(BadRule::NoCondition) if wanted > 0 => {}
-            Err(BadRule::NoEffect) if s.has("class") || s.has("max_class") => {}
+            Err(BadRule::NoEffect) if ["class", "max_class", "spread"].iter().any(|k| s.has(k)) => {}
             Err(other) => s.report_self(other.to_string()),
         }
         s.finish();
