@@ -310,7 +310,7 @@ impl Engine {
         for key in changed {
             let effect = self.standing.at(key);
             let shared = self.standing.shared(key);
-            self.pacer.hold_bucket(key, effect.closed_until_us, now_us);
+            self.pacer.hold_bucket(key, self.standing.own(key).closed_until_us, now_us);
             let kind = self.limits.configured(key).and_then(|kind| effect.kind(kind));
             let stands = kind.is_some() || shared.since_us > 0;
             let standing = stands.then_some(Stands { kind, closed_until_us: shared.closed_until_us, since_us: shared.since_us });

@@ -7,7 +7,7 @@
 //! critical strictly first, then high : normal : low = 8 : 3 : 1; equal classes of one account take turns by destination.
 //!
 //! - [`Limiter`] is the port, [`redis::RedisLimiter`] the shared adapter, [`local::LocalLimiter`] the embedded one.
-//!   Both answer one trace with the same integers; `rules` holds the arithmetic, `limiter.lua` says it again.
+//!   Both answer one trace with the same integers; `rules` holds the arithmetic, `script/` says it again in Lua.
 //! - [`pacer::Pacer`] decides when a worker calls and with which heads. Pure: it takes `now`.
 //! - [`ledger::Ledger`] remembers which message was claimed, by whom, and what came of it.
 //! - [`fleet::Fleet`] counts live workers and hands out leases, so that a slow lane has one holder.

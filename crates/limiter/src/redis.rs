@@ -1,4 +1,4 @@
-//! The shared limiter: `windows.lua` and `limiter.lua`, one script, inside Redis (or Valkey), and the connection that the
+//! The shared limiter: the files of `script/`, one script, inside Redis (or Valkey), and the connection that the
 //! ledger and fleet use too.
 //!
 //! Every call has a time-out of its own and fails promptly while the server is away; the same object works again
@@ -17,6 +17,16 @@ use crate::{
     wire::{decode_reply, encode_ask, encode_seed},
 };
 
+/// One script in parts that share their names.
+const SCRIPT: &str = concat!(
+    include_str!("script/windows.lua"),
+    include_str!("script/load.lua"),
+    include_str!("script/said.lua"),
+    include_str!("script/lanes.lua"),
+    include_str!("script/grant.lua"),
+    include_str!("script/finish.lua"),
+);
+
 /// The limiter that a fleet shares.
 pub struct RedisLimiter {
     client: RedisClient,
@@ -27,11 +37,7 @@ pub struct RedisLimiter {
 impl RedisLimiter {
     /// A limiter over `client`; nothing is sent yet.
     pub fn new(client: RedisClient) -> Self {
-        RedisLimiter {
-            client,
-            script: Script::new(concat!(include_str!("windows.lua"), include_str!("limiter.lua"))),
-            calls: AtomicU64::new(0),
-        }
+        RedisLimiter { client, script: Script::new(SCRIPT), calls: AtomicU64::new(0) }
     }
 
     /// The same call at a time of the caller's choosing, for replaying traces.
@@ -58,8 +64,9 @@ impl RedisLimiter {
     }
 
     async fn run(&self, buckets: &[BucketSpec], request: &[u8], now_us: Option<u64>) -> Result<Vec<u8>, LimiterError> {
-        let mut keys = Vec::with_capacity(buckets.len() + 1);
+        let mut keys = Vec::with_capacity(buckets.len() + 2);
         keys.push(self.client.key("epoch", ""));
+        keys.push(self.client.key("generation", ""));
         keys.extend(buckets.iter().map(|b| self.client.key("limit", &b.key)));
         let time = now_us.map(|t| t.to_string());
         let mut args = vec![request];

@@ -1,6 +1,6 @@
 //! The arithmetic: what one call may grant. Pure: state in, state and dates out, `now` as an argument.
 //!
-//! This is the reference that `limiter.lua` repeats step by step, and the embedded limiter itself. Every number is a
+//! This is the reference that the files of `script/` repeat step by step, and the embedded limiter itself. Every number is a
 //! whole microsecond or a whole token below 2⁵³.
 //!
 //! **Buckets** are GCRA: `tat` is when the bucket will be full again at the latest. A head of cost `c` goes at
@@ -22,6 +22,12 @@
 //! share. Waiting is remembered by
 //! `active` until-times, so it holds across workers.
 //!
+//! Turns of some weight move on by cost ÷ weight.
+//!
+//! **What is in force** at a bucket is the newest that any worker has said of it, see `said`: configured numbers of the
+//! newest generation, changes of the latest date. A bucket may be closed: then it gives nothing that is dated earlier than
+//! its opening, and nobody takes turns for it. A rate that gets faster does so after its latest grant, a slower one at once.
+//!
 //! **Tickets** let a large message, once it has waited, hold a bucket until it has saved up enough.
 //!
 //! **The gap rule** keeps a slow bucket from dating a shared one (the account, a fleet limit) far into the future,
@@ -30,6 +36,7 @@
 mod call;
 mod lane;
 mod leases;
+mod said;
 mod state;
 mod window;
 
@@ -56,10 +63,14 @@ const MARK_STEP_US: u64 = 5 * GAP_US;
 const POLL_US: u64 = 2 * GAP_US;
 /// A lane that rests asks again after no longer than this.
 const REST_US: u64 = 60_000_000;
+/// What was said of a bucket besides its configuration holds for so long, unless it is said again.
+const STAND_US: u64 = 180_000_000;
 /// A shared bucket may always be dated this far ahead.
 const SLACK_US: u64 = 2_000;
 /// What one token advances the virtual clock of high, normal and low: shares 8 : 3 : 1.
 const WEIGHT: [u64; 3] = [3, 8, 24];
+/// What one token advances a turn of weight 1.
+const TURN: u64 = 1_000;
 /// A bucket is remembered for so long after it is full again.
 const KEEP_US: u64 = 10_000_000;
 /// A destination nobody waits for is forgotten so long after.

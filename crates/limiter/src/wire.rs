@@ -19,7 +19,7 @@ enum Run<'a> {
     Each(&'a [u32]),
 }
 
-/// The first argument of `limiter.lua`.
+/// The first argument of the script.
 pub(crate) fn encode_ask(ask: &Ask) -> Result<Vec<u8>, LimiterError> {
     let lanes: Vec<LaneOut<'_>> = ask
         .lanes
@@ -56,7 +56,7 @@ fn specs(buckets: &[BucketSpec]) -> Vec<u64> {
     buckets.iter().flat_map(numbers).collect()
 }
 
-/// The reply of `limiter.lua` to `ask`.
+/// The reply of the script to `ask`.
 pub(crate) fn decode_reply(ask: &Ask, bytes: &[u8]) -> Result<Reply, LimiterError> {
     let (now_us, epoch_us, lost, lanes): ReplyIn = decode(bytes)?;
     if lanes.len() != ask.lanes.len() {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{
     ACTIVE_US, FORGET_US, GAP_US, HORIZON_US, MARK_STEP_US, OUT_OF_TURN_US, PATIENCE_US, POLL_US, REST_US, State,
     lane::{Lane, Visit},
-    state::{Bucket, Epoch, More, Past, Turn, Turns},
+    state::{Bucket, Epoch, Loaded, More, Past, Turn, Turns},
 };
-use crate::{Ask, BucketSpec, Cost, Denied, Kind, LaneAsk, LaneGrant, LimiterError, MAX_DEBT_US, Reply, Seed, Why};
+use crate::{Ask, BucketSpec, Change, Cost, Denied, Kind, LaneAsk, LaneGrant, LimiterError, MAX_DEBT_US, Reply, Seed, Why};
 
 /// Grants what may go at `now_us` and changes `state` accordingly.
 pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, LimiterError> {
@@ -33,7 +33,7 @@ pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, Limite
             any |= lanes[i].grant_while_possible(&mut call, visit, &mut out[i]);
             done[i] = match out[i].denied {
                 None => lanes[i].exhausted(),
-                Some(denied) => matches!(denied.why, Why::Date | Why::Quota | Why::Concurrency),
+                Some(denied) => matches!(denied.why, Why::Date | Why::Quota | Why::Concurrency | Why::Closed),
             };
         }
         match (any, in_turn_only) {
@@ -47,7 +47,10 @@ pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, Limite
         if lane.exhausted() {
             out.denied = None;
         } else if let Some(denied) = out.denied {
-            call.remember_waiting(lane, denied);
+            // Where it is closed nobody takes turns.
+            if denied.why != Why::Closed {
+                call.remember_waiting(lane, denied);
+            }
         }
     }
     call.save(state, ask);
@@ -88,6 +91,8 @@ pub(super) struct Slot {
     pub(super) shared: bool,
     /// Some lane of this call takes turns here.
     takes_turns: bool,
+    /// Until when it is closed, if it is.
+    pub(super) opens_us: Option<u64>,
     /// How far ahead classes other than critical may be dated.
     pub(super) horizon: u64,
     /// Classes present in this call where nothing else binds them.
@@ -115,6 +120,11 @@ impl Slot {
         matches!(self.kind, Kind::Window { .. })
     }
 
+    /// Closed for longer than `class` may be dated ahead.
+    pub(super) fn shut(&self, now: u64, class: usize) -> bool {
+        self.opens_us.is_some_and(|at| at > now + self.horizon_of(class))
+    }
+
     /// What denies a head here that cannot go soon enough.
     pub(super) fn why(&self) -> Why {
         match self.kind {
@@ -127,12 +137,13 @@ impl Slot {
     /// When the bucket can give `cost` to `class`; beyond every horizon where all slots are taken.
     pub(super) fn date(&self, now: u64, class: usize, cost: u64) -> u64 {
         let need = if class == 0 { cost } else { cost + self.reserve }.min(self.burst);
-        match &self.bucket.more {
+        let gives = match &self.bucket.more {
             More::Rate => (self.bucket.tat_us + need * self.t).saturating_sub(self.burst * self.t).max(now),
             // More than all of it never fits.
             More::Window(window) => window.date(need.max(cost), self.burst, now),
             More::Slots(leases) => now + if leases.used() < self.burst { 0 } else { HORIZON_US + 1 },
-        }
+        };
+        self.opens_us.map_or(gives, |opens| gives.max(opens))
     }
 
     /// Takes `cost` at `date`.
@@ -140,7 +151,10 @@ impl Slot {
         match (&mut self.bucket.more, self.kind) {
             (More::Window(window), _) => window.charge(date, cost),
             (More::Slots(leases), Kind::Slots { life_us, .. }) => leases.take(worker, life_us, now),
-            _ => self.bucket.tat_us = self.bucket.tat_us.max(date) + cost.saturating_mul(self.t).min(MAX_DEBT_US),
+            _ => {
+                self.bucket.tat_us = self.bucket.tat_us.max(date) + cost.saturating_mul(self.t).min(MAX_DEBT_US);
+                self.bucket.last_us = self.bucket.last_us.max(date);
+            }
         }
     }
 
@@ -173,16 +187,20 @@ impl Slot {
 
 impl Call {
     fn load(state: &State, ask: &Ask, epoch: Epoch, now: u64) -> Call {
-        let slot = |spec: &BucketSpec| {
-            let (burst, reserve, shared) = match spec.kind {
+        let mut changes = vec![None; ask.buckets.len()];
+        ask.changes.iter().for_each(|c| changes[c.bucket] = Some(*c));
+        let slot = |(spec, change): (&BucketSpec, Option<Change>)| {
+            let Loaded { bucket, kind, dirty } = state.load(spec, ask.generation_us, change, epoch, now);
+            let (burst, reserve, shared) = match kind {
                 Kind::Rate { burst, reserve, shared, .. } => (u64::from(burst), u64::from(reserve), shared),
                 Kind::Window { limit, reserve, .. } => (limit, reserve, false),
                 Kind::Slots { limit, .. } => (u64::from(limit), 0, false),
             };
-            let t = spec.kind.pace_us();
+            let t = kind.pace_us();
             Slot {
-                bucket: state.load(spec, epoch, now),
-                kind: spec.kind,
+                opens_us: bucket.said.opens_us(now),
+                bucket,
+                kind,
                 t,
                 burst,
                 reserve,
@@ -191,16 +209,16 @@ impl Call {
                 horizon: (reserve * t).clamp(2 * GAP_US, HORIZON_US),
                 present: [false; 4],
                 turn_present: Default::default(),
-                dirty: false,
+                dirty,
             }
         };
-        let slots = ask.buckets.iter().map(slot).collect();
+        let slots = ask.buckets.iter().zip(changes).map(slot).collect();
         let mut call = Call { now, worker: ask.worker.clone(), slots };
         let mut held = vec![0; ask.buckets.len()];
         ask.held.iter().for_each(|h| held[h.bucket] = u64::from(h.calls));
         for (slot, calls) in call.slots.iter_mut().zip(held) {
             if let (More::Slots(leases), Kind::Slots { life_us, .. }) = (&mut slot.bucket.more, slot.kind) {
-                slot.dirty = leases.report(&call.worker, calls, life_us, now);
+                slot.dirty |= leases.report(&call.worker, calls, life_us, now);
             }
         }
         for lane in &ask.lanes {

@@ -1,7 +1,7 @@
 //! One lane during a call: its limits for a visit, the date of its next head, and the charge.
 
 use super::{
-    ACTIVE_US, GAP_US, HORIZON_US, LEAD_US, OUT_OF_TURN_US, POLL_US, SLACK_US, WEIGHT,
+    ACTIVE_US, GAP_US, HORIZON_US, LEAD_US, OUT_OF_TURN_US, POLL_US, REST_US, SLACK_US, TURN, WEIGHT,
     call::{Call, Slot, out_of_turn_limit, patience_over},
 };
 use crate::{Cost, Denied, LaneAsk, LaneGrant, Why};
@@ -133,7 +133,7 @@ impl<'a> Lane<'a> {
                     limits.least_other_turn = limits.least_other_turn.min(turn.tag);
                 }
             }
-            limits.turn_limit = limits.least_other_turn.saturating_add(LEAD_US / (slot.t * waiting));
+            limits.turn_limit = limits.least_other_turn.saturating_add(LEAD_US * TURN / (slot.t * waiting));
         }
         limits
     }
@@ -195,7 +195,8 @@ impl<'a> Lane<'a> {
             if k == 0 {
                 account_date = f;
             }
-            if limits[k].ticket {
+            let shut = slot.shut(now, class);
+            if limits[k].ticket && !shut {
                 if latest == 0 {
                     let ticket_until = slot.bucket.ticket.until_us;
                     // A window may keep its ticket's holder for long; that one comes back before the ticket runs out.
@@ -206,11 +207,12 @@ impl<'a> Lane<'a> {
                 if f > latest {
                     latest = f;
                     let ahead = if class == 0 { HORIZON_US } else { slot.horizon / 2 };
-                    let retry_at_us = match slot.is_slots() {
-                        true => now + if class == 0 { GAP_US } else { POLL_US },
-                        false => (now + GAP_US).max(f - ahead),
+                    let (retry_at_us, why) = match slot.why() {
+                        _ if shut && slot.opens_us == Some(f) => ((f - ahead).min(now + REST_US), Why::Closed),
+                        Why::Concurrency => (now + if class == 0 { GAP_US } else { POLL_US }, Why::Concurrency),
+                        why => (f - ahead, why),
                     };
-                    denied = Some(Denied { retry_at_us, bucket, why: slot.why() });
+                    denied = Some(Denied { retry_at_us: retry_at_us.max(now + GAP_US), bucket, why });
                 }
             } else if latest == 0
                 && denied.is_none_or(|d| d.why != Why::Ticket)
@@ -266,7 +268,8 @@ impl<'a> Lane<'a> {
                 let turns = slot.turns(self.class);
                 let tag = &mut turns.entries[mine].tag;
                 turns.v = turns.v.max((*tag).min(limits[k].least_other_turn));
-                *tag += cost;
+                // Weights count at the account.
+                *tag += cost * TURN / if k == 0 { u64::from(self.ask.weight) } else { 1 };
             }
         }
     }

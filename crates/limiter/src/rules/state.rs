@@ -5,9 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     KEEP_US,
     leases::Leases,
+    said::{Said, Saying},
     window::{Origin, Window},
 };
-use crate::{BucketSpec, Kind, MAX_DEBT_US};
+use crate::{BucketSpec, Change, Kind, MAX_DEBT_US};
 
 /// All buckets of one fleet.
 #[derive(Debug, Default)]
@@ -15,6 +16,7 @@ pub struct State {
     epoch: Option<Epoch>,
     buckets: HashMap<Arc<str>, Bucket>,
     sweep_at: usize,
+    newest_us: u64,
 }
 
 /// When a state began.
@@ -54,6 +56,18 @@ pub(super) struct Bucket {
     /// Turns by class: of destinations at an account, of accounts at a rate they share, none elsewhere.
     pub(super) turns: Option<[Turns; 4]>,
     pub(super) more: More,
+    pub(super) said: Said,
+    /// The latest date granted, where that is ahead; of a rate only.
+    pub(super) last_us: u64,
+}
+
+/// A bucket as it is for one ask.
+pub(super) struct Loaded {
+    pub(super) bucket: Bucket,
+    /// What is in force.
+    pub(super) kind: Kind,
+    /// There is something to be remembered, whatever is granted.
+    pub(super) dirty: bool,
 }
 
 /// What a bucket remembers by its kind.
@@ -103,6 +117,11 @@ impl State {
         self.buckets.is_empty()
     }
 
+    /// Says which generation is the newest that any live worker has; 0: not known.
+    pub fn set_newest_generation(&mut self, generation_us: u64) {
+        self.newest_us = generation_us;
+    }
+
     /// When this state began; a clock that stepped back starts it anew. `known` is the epoch that the caller was last
     /// told, or 0; `told` says that all the past has been told now.
     pub(super) fn epoch(&mut self, known: u64, told: bool, now: u64) -> Epoch {
@@ -119,26 +138,30 @@ impl State {
         epoch
     }
 
-    /// The bucket as of `now`, in the units of `spec`.
-    pub(super) fn load(&self, spec: &BucketSpec, epoch: Epoch, now: u64) -> Bucket {
+    /// The bucket as of `now`, in the units of what is in force.
+    pub(super) fn load(&self, spec: &BucketSpec, generation_us: u64, change: Option<Change>, epoch: Epoch, now: u64) -> Loaded {
+        let (mut bucket, known) = self.find(spec, epoch, now);
+        let saying = Saying { generation_us, newest_us: self.newest_us, change };
+        let (kind, news) = bucket.said.hear(spec.kind, saying, now);
+        if let Kind::Rate { interval_us, .. } = kind {
+            bucket.set_interval(interval_us, now);
+        }
+        // A bucket that nobody remembers is not written down for what was said of it, unless that is that it is closed.
+        let dirty = news && (known || bucket.said.opens_us(now).is_some());
+        Loaded { bucket, kind, dirty }
+    }
+
+    /// What is remembered of the bucket, or how it begins; and which of them it is.
+    fn find(&self, spec: &BucketSpec, epoch: Epoch, now: u64) -> (Bucket, bool) {
         let known = self.buckets.get(&spec.key);
         let foreign = known.is_some_and(|b| !b.fits(spec));
         let known = known.filter(|b| !foreign && b.expires_us > now);
         match spec.kind {
             Kind::Rate { interval_us, burst, .. } => match known {
-                Some(b) => {
-                    let mut b = b.clone();
-                    if b.interval_us != interval_us {
-                        if b.tat_us > now {
-                            b.tat_us = now + rescale(b.tat_us - now, b.interval_us, interval_us);
-                        }
-                        b.interval_us = interval_us;
-                    }
-                    b
-                }
+                Some(b) => (b.clone(), true),
                 None => {
                     let empty_at = if foreign { now } else { epoch.at_us };
-                    Bucket::new(interval_us, empty_at + u64::from(burst) * interval_us, More::Rate)
+                    (Bucket::new(interval_us, empty_at + u64::from(burst) * interval_us, More::Rate), false)
                 }
             },
             Kind::Window { length_us, limit, .. } => {
@@ -147,6 +170,7 @@ impl State {
                     More::Window(w) => w.origin != Origin::Unknown || epoch.past == Past::Lost,
                     _ => false,
                 });
+                let was_known = known.is_some();
                 let mut b = known.cloned().unwrap_or_else(|| {
                     let window = if foreign {
                         Window::new(length_us, now, limit, Origin::Found)
@@ -160,9 +184,11 @@ impl State {
                 if let More::Window(window) = &mut b.more {
                     window.advance(now);
                 }
-                b
+                (b, was_known)
             }
-            Kind::Slots { .. } => known.cloned().unwrap_or_else(|| Bucket::new(0, 0, More::Slots(Leases::default()))),
+            Kind::Slots { .. } => {
+                (known.cloned().unwrap_or_else(|| Bucket::new(0, 0, More::Slots(Leases::default()))), known.is_some())
+            }
         }
     }
 
@@ -172,7 +198,11 @@ impl State {
             More::Window(window) => now + window.life_us(),
             More::Slots(leases) => leases.tidy().unwrap_or(now).max(now),
         };
-        bucket.expires_us = needed_until + KEEP_US;
+        let told_until = if bucket.said.shut_since_us > 0 { bucket.said.lapses_us } else { 0 };
+        if bucket.last_us <= now {
+            bucket.last_us = 0;
+        }
+        bucket.expires_us = needed_until.max(told_until) + KEEP_US;
         self.buckets.insert(key.clone(), bucket);
         // Sweeping when the map has doubled costs nothing per bucket in the long run.
         if self.buckets.len() > self.sweep_at.max(1_024) {
@@ -194,7 +224,21 @@ impl Bucket {
             ticket: Ticket::default(),
             turns: None,
             more,
+            said: Said::default(),
+            last_us: 0,
         }
+    }
+
+    /// Another interval: the tokens stay. A faster one starts after the last grant, or that would go in a burst with others.
+    fn set_interval(&mut self, interval_us: u64, now: u64) {
+        if self.interval_us == interval_us {
+            return;
+        }
+        let from = if interval_us < self.interval_us { now.max(self.last_us) } else { now };
+        if self.tat_us > from {
+            self.tat_us = from + rescale(self.tat_us - from, self.interval_us, interval_us);
+        }
+        self.interval_us = interval_us;
     }
 
     /// Whether this is the state of such a bucket.

@@ -4,6 +4,7 @@
 
 mod bounds;
 mod concurrency;
+mod deploy;
 mod fleet;
 mod isolation;
 mod ledger;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use paceline_core::Class;
 use paceline_limiter::{
-    Ask, BucketSpec, Cost, Held, Kind, LaneAsk, LimiterError, Reply, Seed, Why,
+    Ask, BucketSpec, Change, Cost, FOREVER_US, Held, Kind, LaneAsk, LimiterError, Reply, Seed, Why,
     redis::{RedisClient, RedisLimiter},
     rules::{State, decide, tell},
 };
@@ -18,6 +18,7 @@ use crate::sim::START_US;
 const RATES: [&str; 9] = ["account:a", "account:b", "a@google", "a@b.c", "b@google", "fleet:google", "x", "{x}:*", "💌\n"];
 const WINDOWS: [&str; 4] = ["account:a/h", "account:b/h", "a@google/d", "tenant:x/min"];
 const SLOTS: [&str; 3] = ["account:a slots", "account:b slots", "a@google slots"];
+const GENERATIONS: [u64; 3] = [START_US - 3_000_000, START_US - 2_000_000, START_US - 1_000_000];
 const NAMES: [&str; 6] = ["google", "microsoft", "tail", "1", "", "destination with spaces"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,14 +28,15 @@ async fn random_traces_agree() {
     let mut seen = Seen::default();
     for seed in 0..traces {
         let client = RedisClient::new(&redis.url(), &format!("trace{seed}")).unwrap();
-        Trace::new(seed).replay(&RedisLimiter::new(client), &mut seen).await;
+        Trace::new(seed).replay(&redis, &RedisLimiter::new(client), &mut seen).await;
     }
     // The traces are worth nothing where they do not go everywhere.
-    for why in [Why::Date, Why::Turn, Why::Ticket, Why::Gap, Why::Quota, Why::Concurrency] {
+    for why in [Why::Date, Why::Turn, Why::Ticket, Why::Gap, Why::Quota, Why::Concurrency, Why::Closed] {
         let times = seen.denied.get(&why).copied().unwrap_or(0);
         assert!(times > traces, "{why:?} {times} times in {traces} traces");
     }
     assert!(seen.lost > traces && seen.told > traces / 4 && seen.granted > traces * 50, "{seen:?}");
+    assert!(seen.older > traces, "{seen:?}");
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ struct Seen {
     granted: u64,
     lost: u64,
     told: u64,
+    /// Asks of workers with an older configuration.
+    older: u64,
 }
 
 /// A random history of one fleet's limiter.
@@ -50,6 +54,8 @@ struct Trace {
     seed: u64,
     rng: StdRng,
     specs: Vec<BucketSpec>,
+    /// Other configurations of the same limits, the oldest first; `specs` is the last.
+    older: Vec<Vec<BucketSpec>>,
     /// Calls under way by worker and bucket of slots, as the worker counts them.
     held: std::collections::HashMap<(usize, usize), u32>,
     now: u64,
@@ -61,11 +67,17 @@ impl Trace {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let specs = (0..RATES.len() + WINDOWS.len() + SLOTS.len()).map(|i| random_spec(&mut rng, i)).collect();
+        let older = (0..2)
+            .map(|_| (0..RATES.len() + WINDOWS.len() + SLOTS.len()).map(|i| random_spec(&mut rng, i)).collect())
+            .map(|old: Vec<BucketSpec>| {
+                old.iter().zip(&specs).map(|(a, b): (&BucketSpec, &BucketSpec)| same_sort(a, b)).collect()
+            })
+            .collect();
         let pace = [1, 1, 20, 400][rng.random_range(0..4)];
-        Trace { seed, rng, specs, held: Default::default(), now: START_US, pace }
+        Trace { seed, rng, specs, older, held: Default::default(), now: START_US, pace }
     }
 
-    async fn replay(mut self, shared: &RedisLimiter, seen: &mut Seen) {
+    async fn replay(mut self, redis: &Redis, shared: &RedisLimiter, seen: &mut Seen) {
         let mut state = State::new();
         let seed = self.seed;
         // A fleet that begins, or one that has seen an older state.
@@ -98,8 +110,14 @@ impl Trace {
                 assert_eq!(there, tell(&mut state, &past, complete, self.now), "seed {seed}, step {step}: {past:#?}");
                 seen.told += 1;
             }
+            if self.rng.random_range(0..15) == 0 {
+                let newest = [0, 1, GENERATIONS[0], GENERATIONS[1], GENERATIONS[2]][self.rng.random_range(0..5)];
+                state.set_newest_generation(newest);
+                assert_eq!(redis.command(&format!("SET {{trace{seed}}}:generation {newest}")), "OK");
+            }
             let worker = self.rng.random_range(0..3);
             let mut ask = self.ask(worker);
+            self.configure(&mut ask, seen);
             ask.epoch_us = [0, epoch][self.rng.random_range(0..2)];
             let there = shared.ask_at(&ask, self.now).await;
             let here = decide(&mut state, &ask, self.now);
@@ -164,7 +182,7 @@ impl Trace {
             ask.lanes.push(LaneAsk {
                 class: Class::ALL[rng.random_range(0..4)],
                 destination: NAMES[rng.random_range(0..NAMES.len())].into(),
-                weight: 1,
+                weight: [1, 1, 2, 7, 1_000][rng.random_range(0..5)],
                 costs: (0..rng.random_range(1..20)).map(|_| cost(rng, buckets.len())).collect(),
                 buckets,
                 since_us: if rng.random() { self.now - rng.random_range(0..300_000) } else { 0 },
@@ -173,6 +191,32 @@ impl Trace {
             });
         }
         ask
+    }
+
+    /// Whose configuration it asks with, and what it has heard of since.
+    fn configure(&mut self, ask: &mut Ask, seen: &mut Seen) {
+        let rng = &mut self.rng;
+        let of = rng.random_range(0..4);
+        if of < GENERATIONS.len() {
+            ask.generation_us = GENERATIONS[of];
+        }
+        if let Some(older) = self.older.get(of) {
+            seen.older += 1;
+            for bucket in &mut ask.buckets {
+                if let Some(at) = self.specs.iter().position(|s| s.key == bucket.key) {
+                    *bucket = older[at].clone();
+                }
+            }
+        }
+        for bucket in 0..ask.buckets.len() {
+            if rng.random_range(0..12) > 0 {
+                continue;
+            }
+            let since_us = [0, 1, 2, self.now - 1_000, self.now][rng.random_range(0..5)];
+            let until = [0, 0, self.now + 50_000, self.now + 3_000_000, self.now + 400_000_000, FOREVER_US];
+            let closed_until_us = if since_us == 0 { 0 } else { until[rng.random_range(0..until.len())] };
+            ask.changes.push(Change { bucket, since_us, closed_until_us });
+        }
     }
 
     fn past(&mut self) -> (Vec<Seed>, bool) {
@@ -190,6 +234,15 @@ impl Trace {
         }
         (past, rng.random_range(0..4) == 0)
     }
+}
+
+/// `spec` with what makes it the same bucket as `like`: a window's length.
+fn same_sort(spec: &BucketSpec, like: &BucketSpec) -> BucketSpec {
+    let kind = match (spec.kind, like.kind) {
+        (Kind::Window { limit, reserve, .. }, Kind::Window { length_us, .. }) => Kind::Window { length_us, limit, reserve },
+        (kind, _) => kind,
+    };
+    BucketSpec { kind, ..spec.clone() }
 }
 
 /// A moment at which a window's slot or a lease ends, give or take a microsecond.
