@@ -24,7 +24,7 @@ pub mod topology;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use paceline_core::Timestamp;
+use paceline_core::{Class, Timestamp};
 use tokio::sync::watch;
 
 pub use consumer::{Consumer, End};
@@ -42,6 +42,17 @@ pub trait Broker: Send + Sync {
 
     /// How the broker differs from `topology`; empty when it does not. Changes nothing.
     async fn check(&self, topology: &Topology) -> Result<Vec<Drift>, BrokerError>;
+
+    /// Makes sure that a flow has its queue, and that [`Route::Lanes`] with [`paceline_core::lane::flow_key`] leads there.
+    /// Until it does, such a key leads to the intake, as that of a lane does which is not there.
+    async fn open_flow(&self, class: Class, flow: &str) -> Result<(), BrokerError>;
+
+    /// Every flow that was opened and not closed since, by whomever.
+    async fn flows(&self) -> Result<Vec<(Class, String)>, BrokerError>;
+
+    /// Removes a flow's queue if it holds nothing and nobody consumes it; whether it is gone. What is published to it
+    /// meanwhile reaches the intake.
+    async fn close_flow(&self, class: Class, flow: &str) -> Result<bool, BrokerError>;
 
     /// Publishes and returns once the broker has confirmed. Calls may run concurrently and share channels; about a
     /// thousand are under way at most, further ones wait for their turn. Straight into a queue ([`Route::Dead`],

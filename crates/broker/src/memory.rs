@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use paceline_core::Timestamp;
+use paceline_core::{Class, Timestamp};
 use tokio::sync::watch;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     State, Topology,
     consumer::Subscription,
     message::{Properties, Settlements, is_broker_header},
-    topology::{Manifest, Queue},
+    topology::{self, Manifest, Queue},
 };
 use definitions::Leftover;
 use queues::{Handed, Inner, Stored};
@@ -169,6 +169,29 @@ impl Broker for MemoryBroker {
     async fn check(&self, topology: &Topology) -> Result<Vec<Drift>, BrokerError> {
         self.reach()?;
         Ok(self.shared.lock().check(topology))
+    }
+
+    async fn open_flow(&self, class: Class, flow: &str) -> Result<(), BrokerError> {
+        self.reach()?;
+        let (queue, binding) = topology::flow(&self.shared.names, class, flow);
+        let mut inner = self.shared.lock();
+        inner.declare(&queue);
+        inner.bind(&binding);
+        Ok(())
+    }
+
+    async fn flows(&self) -> Result<Vec<(Class, String)>, BrokerError> {
+        self.reach()?;
+        let prefix = self.shared.names.flows();
+        let inner = self.shared.lock();
+        let mut flows: Vec<_> = inner.queues.keys().filter_map(|name| name.strip_prefix(&prefix)).collect();
+        flows.sort_unstable();
+        Ok(flows.into_iter().filter_map(topology::flow_parts).collect())
+    }
+
+    async fn close_flow(&self, class: Class, flow: &str) -> Result<bool, BrokerError> {
+        self.reach()?;
+        Ok(self.shared.lock().remove_if_idle(&self.shared.names.flow(class, flow)))
     }
 
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {

@@ -14,6 +14,7 @@ mod convert;
 mod declare;
 mod drain;
 mod events;
+mod flows;
 mod link;
 mod publisher;
 mod subscription;
@@ -27,6 +28,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use paceline_core::Class;
 use tokio::sync::watch;
 
 use crate::{Applied, Broker, BrokerError, Consumer, Counters, Drift, Names, Outgoing, PublishError, State, Topology};
@@ -96,6 +98,18 @@ impl Broker for RabbitMq {
 
     async fn check(&self, topology: &Topology) -> Result<Vec<Drift>, BrokerError> {
         admin::check(self, topology).await
+    }
+
+    async fn open_flow(&self, class: Class, flow: &str) -> Result<(), BrokerError> {
+        flows::open(self, class, flow).await
+    }
+
+    async fn flows(&self) -> Result<Vec<(Class, String)>, BrokerError> {
+        flows::list(self).await
+    }
+
+    async fn close_flow(&self, class: Class, flow: &str) -> Result<bool, BrokerError> {
+        flows::close(self, class, flow).await
     }
 
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {

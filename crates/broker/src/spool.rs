@@ -35,17 +35,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use paceline_core::Class;
 pub use paceline_sqlite::OpenError;
 use paceline_sqlite::{Schema, Writer, open, reader};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
     Applied, Broker, BrokerError, Consumer, Counters, Drift, Names, Outgoing, PublishError, Route, State, Topology,
-    topology::Queue,
+    topology::{self, Queue},
 };
 use health::Health;
 use hub::Hub;
-use keeper::{Clock, Keeper};
+use keeper::{Clock, Keeper, Transaction};
 use shared::Shared;
 
 const SCHEMA: Schema = Schema {
@@ -154,6 +155,31 @@ impl Broker for Spool {
     async fn check(&self, topology: &Topology) -> Result<Vec<Drift>, BrokerError> {
         let topology = topology.clone();
         self.shared.query(move |db| admin::check(db, &topology)).await
+    }
+
+    async fn open_flow(&self, class: Class, flow: &str) -> Result<(), BrokerError> {
+        let (queue, binding) = topology::flow(&self.shared.names, class, flow);
+        let open = move |t: &mut Transaction<'_>| {
+            if admin::declare_queue(t.db, &queue)? | admin::bind(t.db, &binding)? {
+                t.topology_changed()?;
+            }
+            Ok(())
+        };
+        self.shared.admin(open).await
+    }
+
+    async fn flows(&self) -> Result<Vec<(Class, String)>, BrokerError> {
+        let prefix = self.shared.names.flows();
+        let names = self.shared.query(move |db| admin::names(db, &prefix)).await?;
+        Ok(names.iter().filter_map(|name| topology::flow_parts(name)).collect())
+    }
+
+    async fn close_flow(&self, class: Class, flow: &str) -> Result<bool, BrokerError> {
+        match self.shared.known(&self.shared.names.flow(class, flow)).await {
+            Err(BrokerError::Missing(_)) => Ok(true),
+            Err(other) => Err(other),
+            Ok(known) => self.shared.admin(move |t| admin::remove(t, known.id)).await,
+        }
     }
 
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {

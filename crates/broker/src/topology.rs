@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt};
 
 use paceline_core::{
     Class, Lane,
-    lane::{RUNGS_S, TAIL},
+    lane::{RUNGS_S, TAIL, flow_key},
 };
 
 pub(crate) use manifest::Manifest;
@@ -178,12 +178,20 @@ pub fn waiting_queue(name: String) -> Queue {
     Queue { name, arguments }
 }
 
-/// A flow's queue, to be declared on demand. It is deleted, *with what it holds*, once nobody has consumed or declared
-/// it for `idle_ms`: whoever puts mail into it declares it again before each publish, and consumes it until empty.
-pub fn flow_queue(name: String, idle_ms: u32) -> Queue {
-    let mut queue = waiting_queue(name);
-    queue.arguments.insert("x-expires", Argument::Int(i64::from(idle_ms)));
-    queue
+/// A flow's queue and what leads to it from [`Names::lanes`], to be declared on demand.
+///
+/// Not with `x-expires`: RabbitMQ would delete it with what it holds when no worker has been there for that long. Workers
+/// remove it ([`crate::Broker::close_flow`]) once it is empty and long unused.
+pub fn flow(names: &Names, class: Class, flow: &str) -> (Queue, Binding) {
+    let queue = waiting_queue(names.flow(class, flow));
+    let binding = Binding { exchange: names.lanes(), queue: queue.name.clone(), key: flow_key(class, flow) };
+    (queue, binding)
+}
+
+/// `<class>.<flow>` taken apart.
+pub(crate) fn flow_parts(name: &str) -> Option<(Class, String)> {
+    let (class, flow) = name.split_once('.')?;
+    Some((class.parse().ok()?, flow.to_owned()))
 }
 
 /// Answers no to every message. Bound to a producer's key, it makes the broker refuse that key.

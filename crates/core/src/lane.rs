@@ -34,6 +34,12 @@ impl fmt::Display for Lane {
     }
 }
 
+/// The routing key, within `paceline.lanes`, of the queue of a flow: mail of this class that a limit narrower than its lane
+/// binds. It begins with the class, as every key does. No destination is named so: names have no dot.
+pub fn flow_key(class: Class, flow: &str) -> String {
+    format!("{class}.flow.{flow}")
+}
+
 /// The delays of the ladder, in seconds.
 pub const RUNGS_S: [u32; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
 

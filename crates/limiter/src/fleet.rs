@@ -6,7 +6,7 @@
 mod local;
 mod redis;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -22,7 +22,7 @@ pub struct Alive {
     pub generation_us: u64,
 }
 
-/// Heartbeats and leases of one fleet.
+/// Heartbeats, leases and lists of one fleet.
 #[async_trait]
 pub trait Fleet: Send + Sync {
     /// Says that `worker_id` lives for `ttl` more, with the configuration whose digest is `config`. `known_us` is the
@@ -35,6 +35,13 @@ pub trait Fleet: Send + Sync {
 
     /// Takes or renews the lease `name`; true when `worker_id` holds it for `ttl` from now.
     async fn lease(&self, name: &str, worker_id: &str, ttl: Duration) -> Result<bool, LimiterError>;
+
+    /// Notes that each of `used` is in use now; returns every name noted so far and how long ago that was. They stay until
+    /// they are struck off.
+    async fn note(&self, list: &str, used: &[Arc<str>]) -> Result<Vec<(Arc<str>, Duration)>, LimiterError>;
+
+    /// Strikes a name off that has not been in use for at least `idle`.
+    async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError>;
 
     /// Gives the lease back if `worker_id` holds it.
     async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError>;

@@ -125,7 +125,7 @@ impl Inner {
         name
     }
 
-    fn bind(&mut self, binding: &Binding) -> bool {
+    pub(super) fn bind(&mut self, binding: &Binding) -> bool {
         let Some(exchange) = self.exchanges.get_mut(&binding.exchange) else { return false };
         let queues = exchange.bindings.entry(binding.key.clone()).or_default();
         let new = !queues.contains(&binding.queue);

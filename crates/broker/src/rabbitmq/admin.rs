@@ -33,7 +33,7 @@ pub(super) struct Admin {
     link: Arc<Link>,
     counting: Mutex<Option<Scratch>>,
     /// The broker's lock is held by a connection, which all of this process share.
-    applying: Mutex<()>,
+    pub(super) applying: Mutex<()>,
 }
 
 impl Admin {
@@ -41,7 +41,7 @@ impl Admin {
         Admin { names, link, counting: Mutex::new(None), applying: Mutex::new(()) }
     }
 
-    async fn live(&self) -> Result<Arc<Live>, BrokerError> {
+    pub(super) async fn live(&self) -> Result<Arc<Live>, BrokerError> {
         self.link.live(CONNECT_LIMIT).await.map_err(BrokerError::Unreachable)
     }
 
@@ -56,7 +56,7 @@ impl Admin {
     }
 
     /// Keeps other processes from applying until dropped.
-    async fn lock(&self, live: &Live) -> Result<Lock, BrokerError> {
+    pub(super) async fn lock(&self, live: &Live) -> Result<Lock, BrokerError> {
         let started = Instant::now();
         loop {
             match Lock::take(live, &self.names.lock()).await {
@@ -68,7 +68,7 @@ impl Admin {
 }
 
 /// An exclusive queue that goes with its consumer, so that whoever dies or gives up lets go.
-struct Lock {
+pub(super) struct Lock {
     channel: lapin::Channel,
     consumer: lapin::Consumer,
 }
@@ -82,22 +82,22 @@ impl Lock {
         Ok(Lock { consumer: bounded(consume).await?, channel })
     }
 
-    async fn release(self) {
+    pub(super) async fn release(self) {
         // Should this fail, the connection's end lets go.
         let _ = bounded(self.channel.basic_cancel(self.consumer.tag(), Default::default())).await;
     }
 }
 
 /// The records found on the broker, held until settled.
-struct Record {
+pub(super) struct Record {
     channel: lapin::Channel,
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     messages: u32,
     last_tag: u64,
 }
 
 impl Record {
-    async fn read(live: &Live, queue: &str) -> Result<Record, BrokerError> {
+    pub(super) async fn read(live: &Live, queue: &str) -> Result<Record, BrokerError> {
         let channel = live.channel().await?;
         let mut record = Record { channel, manifest: Manifest::default(), messages: 0, last_tag: 0 };
         while let Some(message) = bounded(record.channel.basic_get(named(queue)?, BasicGetOptions::default())).await? {
@@ -109,14 +109,14 @@ impl Record {
         Ok(record)
     }
 
-    async fn forget(self) -> Result<(), BrokerError> {
+    pub(super) async fn forget(self) -> Result<(), BrokerError> {
         if self.last_tag > 0 {
             bounded(self.channel.basic_ack(self.last_tag, BasicAckOptions { multiple: true })).await?;
         }
         bounded(self.channel.close(200, "done".into())).await
     }
 
-    async fn put_back(self) -> Result<(), BrokerError> {
+    pub(super) async fn put_back(self) -> Result<(), BrokerError> {
         if self.last_tag > 0 {
             let options = BasicNackOptions { multiple: true, requeue: true };
             bounded(self.channel.basic_nack(self.last_tag, options)).await?;
@@ -125,7 +125,7 @@ impl Record {
     }
 }
 
-async fn write(rabbit: &RabbitMq, queue: &str, manifest: &Manifest) -> Result<(), BrokerError> {
+pub(super) async fn write(rabbit: &RabbitMq, queue: &str, manifest: &Manifest) -> Result<(), BrokerError> {
     let body = serde_json::to_vec(manifest).map_err(|error| BrokerError::Refused(error.to_string()))?;
     let message = Outgoing {
         to: Route::Queue(queue.into()),
@@ -158,7 +158,8 @@ async fn apply_locked(rabbit: &RabbitMq, live: Arc<Live>, topology: &Topology) -
     let mut scratch = Scratch::new(live.clone());
     scratch.ensure_queue(&waiting_queue(manifest_queue.clone())).await?;
     let record = Record::read(&live, &manifest_queue).await?;
-    let wanted = Manifest::of(topology);
+    let mut wanted = Manifest::of(topology);
+    wanted.flows.clone_from(&record.manifest.flows);
 
     let mut made = Vec::new();
     for exchange in &topology.exchanges {

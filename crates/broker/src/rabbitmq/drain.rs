@@ -14,7 +14,7 @@ const AT_ONCE: u16 = 100;
 /// A lane that has given nothing for this long is taken for empty.
 const IDLE: Duration = Duration::from_millis(500);
 /// A lane must look idle twice, this far apart, before it is deleted.
-const SETTLED: Duration = Duration::from_secs(1);
+pub(super) const SETTLED: Duration = Duration::from_secs(1);
 
 /// Empties lanes to which nothing is bound any more and deletes those that are then idle.
 pub(super) async fn drain(

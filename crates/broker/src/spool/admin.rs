@@ -185,7 +185,7 @@ pub(super) fn declare_queue(db: &Connection, queue: &Queue) -> Result<bool> {
     db.prepare_cached(sql)?.execute(new).map(|count| count > 0)
 }
 
-fn bind(db: &Connection, b: &Binding) -> Result<bool> {
+pub(super) fn bind(db: &Connection, b: &Binding) -> Result<bool> {
     let sql = "INSERT OR IGNORE INTO binding SELECT ?, ?, id FROM queue WHERE name = ?";
     db.prepare_cached(sql)?.execute([&b.exchange, &b.key, &b.queue]).map(|count| count > 0)
 }
@@ -202,6 +202,13 @@ pub(super) fn known(db: &Connection, name: &str) -> Result<Option<Known>> {
         Ok(Known { id: row.get(0)?, name: name.into(), tail: row.get(1)?, handed: row.get(2)? })
     };
     statement.query_row([name], known).optional()
+}
+
+/// The rest of the names of queues that begin with `prefix`.
+pub(super) fn names(db: &Connection, prefix: &str) -> Result<Vec<String>> {
+    let mut names = db.prepare_cached("SELECT name FROM queue ORDER BY name")?;
+    let names = names.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>>>()?;
+    Ok(names.iter().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect())
 }
 
 /// Messages stored in a queue, with its id.

@@ -16,6 +16,9 @@ pub(crate) struct Manifest {
     /// (exchange, queue, key)
     pub(crate) bindings: BTreeSet<(String, String, String)>,
     pub(crate) lanes: BTreeSet<String>,
+    /// `<class>.<flow>`; no part of any topology.
+    #[serde(default)]
+    pub(crate) flows: BTreeSet<String>,
 }
 
 impl Manifest {
@@ -23,6 +26,7 @@ impl Manifest {
         Manifest {
             bindings: topology.bindings.iter().map(|b| (b.exchange.clone(), b.queue.clone(), b.key.clone())).collect(),
             lanes: topology.lanes.iter().cloned().collect(),
+            flows: BTreeSet::new(),
         }
     }
 
@@ -30,6 +34,7 @@ impl Manifest {
     pub(crate) fn merge(&mut self, other: Manifest) {
         self.bindings.extend(other.bindings);
         self.lanes.extend(other.lanes);
+        self.flows.extend(other.flows);
     }
 
     pub(crate) fn has(&self, b: &Binding) -> bool {

@@ -55,6 +55,11 @@ impl Names {
         format!("{}.flow.{class}.{flow}", self.prefix)
     }
 
+    /// What the name of every flow's queue begins with.
+    pub(crate) fn flows(&self) -> String {
+        self.under("flow.")
+    }
+
     /// Exchange and queue of a rung of the delay ladder.
     pub fn delay(&self, rung_s: u32) -> String {
         format!("{}.delay.{rung_s}s", self.prefix)

@@ -66,9 +66,9 @@ fn queues_with_their_arguments() {
         .map(|(k, v)| (k, v.to_owned()))
     );
     assert_eq!(arguments(&t, "paceline.refuse"), [("x-max-length", "0".to_owned()), ("x-overflow", "reject-publish".to_owned())]);
-    let flow = flow_queue(t.names.flow(Class::High, "acme"), 60_000);
-    assert_eq!(flow.name, "paceline.flow.high.acme");
-    assert_eq!(flow.arguments["x-expires"], Argument::Int(60_000));
+    let (flow, led_to) = flow(&t.names, Class::High, "google.tenant-acme");
+    assert_eq!(flow, waiting_queue("paceline.flow.high.google.tenant-acme".to_owned()));
+    assert_eq!((&*led_to.exchange, &*led_to.key), ("paceline.lanes", "high.flow.google.tenant-acme"));
     assert_eq!(t.queues.len(), 3 * 4 + 13 + 4);
     assert_eq!(t.lanes.len(), 3 * 4);
 }

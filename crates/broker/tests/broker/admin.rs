@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
+use paceline_core::{Class, lane::flow_key};
 use paceline_broker::{BrokerError, Drift, Route, Topology, topology::Queue};
 
-use crate::stage::{Stage, message, next, reaches_depth, submit, submit_numbered, take, topology};
+use crate::stage::{Stage, message, next, number, reaches_depth, submit, submit_numbered, take, topology};
 
 pub(crate) async fn applying_twice_changes_nothing(stage: &dyn Stage) {
     let broker = stage.empty().await;
@@ -77,4 +78,45 @@ pub(crate) async fn a_moved_domain_reaches_one_lane(stage: &dyn Stage) {
     assert_eq!(take(&*broker, "paceline.lane.low.google", 1).await[0].1, "before");
     assert_eq!(take(&*broker, "paceline.lane.low.yahoo", 1).await[0].1, "after");
     assert_eq!(broker.check(&moved).await, Ok(vec![]));
+}
+
+pub(crate) async fn a_flow_is_made_on_demand_and_goes_when_idle(stage: &dyn Stage) {
+    let broker = stage.applied().await;
+    const FLOW: &str = "google.tenant-acme";
+    let (queue, key) = ("paceline.flow.low.google.tenant-acme", flow_key(Class::Low, FLOW));
+    broker.publish(message(Route::Lanes, &key, "before")).await.unwrap();
+    assert_eq!(take(&*broker, "paceline.intake", 1).await, [(key.clone(), "before".into())], "not lost");
+    broker.open_flow(Class::Low, FLOW).await.unwrap();
+    stage.another().await.open_flow(Class::Low, FLOW).await.unwrap();
+    assert_eq!(broker.flows().await, Ok(vec![(Class::Low, FLOW.to_owned())]));
+    broker.publish(message(Route::Lanes, &key, "1")).await.unwrap();
+    // By the ladder too.
+    broker.publish(message(Route::Delay { rung_s: 1 }, &key, "2")).await.unwrap();
+    reaches_depth(&*broker, queue, 2).await;
+    assert_eq!(broker.close_flow(Class::Low, FLOW).await, Ok(false), "it holds mail");
+    assert!(broker.apply(&topology()).await.unwrap().nothing_changed(), "flows are none of its business");
+    assert_eq!(broker.check(&topology()).await, Ok(vec![]));
+    broker.publish(message(Route::Lanes, &key, "3")).await.unwrap();
+
+    let mut consumer = broker.consume(queue, 10).await.unwrap();
+    for n in 1..=3 {
+        let delivery = next(&mut consumer).await;
+        assert_eq!((number(&delivery), &delivery.routing_key), (n, &key));
+        delivery.settle.ack();
+    }
+    assert_eq!(broker.close_flow(Class::Low, FLOW).await, Ok(false), "it is consumed");
+    consumer.cancel().await;
+    consumer.flush().await;
+    drop(consumer);
+    for _ in 0..200 {
+        if broker.close_flow(Class::Low, FLOW).await.unwrap() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(matches!(broker.depth(queue).await, Err(BrokerError::Missing(_))));
+    assert_eq!(broker.close_flow(Class::Low, FLOW).await, Ok(true), "gone already");
+    assert_eq!(broker.flows().await, Ok(vec![]));
+    broker.publish(message(Route::Lanes, &key, "after")).await.unwrap();
+    assert_eq!(take(&*broker, "paceline.intake", 1).await[0].1, "after");
 }

@@ -59,6 +59,7 @@ pub(crate) async fn conformance(stage: &dyn Stage) {
         crate::admin::check_finds_what_differs,
         crate::admin::a_dropped_lane_is_drained,
         crate::admin::a_moved_domain_reaches_one_lane,
+        crate::admin::a_flow_is_made_on_demand_and_goes_when_idle,
     );
 }
 

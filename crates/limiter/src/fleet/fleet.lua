@@ -4,11 +4,18 @@
 --   leave  KEYS as below, ARGV worker
 --   lease  KEYS[1] the lease, ARGV worker, ttl in ms -> 1 held by this worker, 0 by another
 --   free   KEYS[1] the lease, ARGV worker
+--   note   KEYS[1] a list, ARGV '', 0, names in use now -> every name with the ms since it was, as {{name, ms}, ...}
+--   strike KEYS[1] a list, ARGV name, ms: strikes it off if it has not been in use for as long
 -- KEYS of the first two: the live workers, what they are configured to, the newest generation among them.
 -- A generation is since when some live worker has had a configuration: in the hash, 'w:' worker -> digest and
 -- 'd:' digest -> generation.
 local what, key, worker = ARGV[1], KEYS[1], ARGV[2]
 local answer = 0
+
+local function clock_us()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
 
 -- Forgets who is gone, and configurations nobody has; tells the limiter which is the newest.
 local function census()
@@ -31,8 +38,7 @@ local function census()
 end
 
 if what == 'beat' then
-  local t = redis.call('TIME')
-  local now_us = tonumber(t[1]) * 1000000 + tonumber(t[2])
+  local now_us = clock_us()
   local now = math.floor(now_us / 1000)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
   local digest, known = ARGV[4], tonumber(ARGV[5])
@@ -58,6 +64,15 @@ elseif what == 'lease' then
     redis.call('SET', key, worker, 'PX', ARGV[3])
     answer = 1
   end
+elseif what == 'note' then
+  local now = math.floor(clock_us() / 1000)
+  for i = 4, #ARGV do redis.call('ZADD', key, string.format('%.0f', now), ARGV[i]) end
+  answer = {}
+  local noted = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  for i = 1, #noted, 2 do answer[#answer + 1] = {noted[i], math.max(0, now - tonumber(noted[i + 1]))} end
+elseif what == 'strike' then
+  local at = redis.call('ZSCORE', key, worker)
+  if at and tonumber(at) + tonumber(ARGV[3]) <= math.floor(clock_us() / 1000) then redis.call('ZREM', key, worker) end
 elseif redis.call('GET', key) == worker then
   redis.call('DEL', key)
 end

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ struct State {
     /// Since when some live worker has had each.
     configs: HashMap<String, u64>,
     leases: HashMap<String, (String, Instant)>,
+    lists: HashMap<String, HashMap<Arc<str>, Instant>>,
 }
 
 impl LocalFleet {
@@ -72,6 +73,25 @@ impl Fleet for LocalFleet {
             }
             mine
         }))
+    }
+
+    async fn note(&self, list: &str, used: &[Arc<str>]) -> Result<Vec<(Arc<str>, Duration)>, LimiterError> {
+        Ok(self.with(|state, now| {
+            let list = state.lists.entry(list.to_owned()).or_default();
+            list.extend(used.iter().map(|name| (name.clone(), now)));
+            list.iter().map(|(name, at)| (name.clone(), now - *at)).collect()
+        }))
+    }
+
+    async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError> {
+        self.with(|state, now| {
+            if let Some(list) = state.lists.get_mut(list)
+                && list.get(name).is_some_and(|at| now - *at >= idle)
+            {
+                list.remove(name);
+            }
+        });
+        Ok(())
     }
 
     async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError> {

@@ -1,6 +1,6 @@
 //! Heartbeats and leases in Redis.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -61,6 +61,17 @@ impl Fleet for RedisFleet {
 
     async fn lease(&self, name: &str, worker_id: &str, ttl: Duration) -> Result<bool, LimiterError> {
         Ok(self.run("lease", &[self.client.key("lease", name)], worker_id, ttl).await? == 1)
+    }
+
+    async fn note(&self, list: &str, used: &[Arc<str>]) -> Result<Vec<(Arc<str>, Duration)>, LimiterError> {
+        let names: Vec<&[u8]> = used.iter().map(|name| name.as_bytes()).collect();
+        let key = self.client.key("list", list);
+        let noted: Vec<(String, u64)> = decode(&self.call("note", &[key], "", Duration::ZERO, &names).await?)?;
+        Ok(noted.into_iter().map(|(name, ms)| (name.into(), Duration::from_millis(ms))).collect())
+    }
+
+    async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError> {
+        self.run("strike", &[self.client.key("list", list)], name, idle).await.map(drop)
     }
 
     async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError> {

@@ -61,6 +61,27 @@ async fn generations(fleet: &dyn Fleet) {
     }
 }
 
+async fn lists(fleet: &dyn Fleet) {
+    let names = async |used: &[&str]| {
+        let used: Vec<_> = used.iter().map(|name| (*name).into()).collect();
+        let mut noted = fleet.note("flows", &used).await.unwrap();
+        noted.sort();
+        noted
+    };
+    assert_eq!(names(&[]).await, []);
+    let first = names(&["b", "a"]).await;
+    assert_eq!(first.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["a", "b"]);
+    let idle = async |name: &str| names(&[]).await.into_iter().find(|(n, _)| **n == *name).map(|(_, idle)| idle);
+    until(async || idle("a").await > Some(NOW * 20)).await;
+    names(&["b"]).await;
+    assert!(idle("b").await < idle("a").await, "used since");
+    fleet.strike("flows", "b", MINUTE).await.unwrap();
+    assert!(idle("b").await.is_some(), "in use");
+    fleet.strike("flows", "a", NOW).await.unwrap();
+    fleet.strike("flows", "nobody", NOW).await.unwrap();
+    assert_eq!((idle("a").await, fleet.note("others", &[]).await), (None, Ok(vec![])));
+}
+
 /// Until the server's clock has moved on; the runner's time-out is the limit.
 async fn until(mut condition: impl AsyncFnMut() -> bool) {
     while !condition().await {
@@ -71,10 +92,13 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn local() {
     conformance(&LocalFleet::new()).await;
+    lists(&LocalFleet::new()).await;
 }
 
 #[tokio::test]
 async fn redis() {
     let redis = Redis::start().await;
-    conformance(&RedisFleet::new(RedisClient::new(&redis.url(), "fleet").unwrap())).await;
+    let fleet = RedisFleet::new(RedisClient::new(&redis.url(), "fleet").unwrap());
+    conformance(&fleet).await;
+    lists(&fleet).await;
 }
