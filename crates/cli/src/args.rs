@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     commands::{
         cancel::CancelArgs, classify::ClassifyArgs, completions::CompletionsArgs, demo::DemoArgs, dlq::DlqCommand,
-        healthcheck::HealthcheckArgs, reply::ReplyArgs, sandbox::SandboxArgs, send::SendArgs, suppress::SuppressCommand,
-        topology::TopologyCommand,
+        healthcheck::HealthcheckArgs, lanes::LanesArgs, reply::ReplyArgs, sandbox::SandboxArgs, send::SendArgs,
+        suppress::SuppressCommand, topology::TopologyCommand,
     },
     output::Format,
 };
@@ -102,6 +102,18 @@ pub enum Command {
   paceline topology apply"
     )]
     Topology(TopologyCommand),
+    /// Show what waits in each lane, how fast it may go, what binds it, and when it will be done
+    ///
+    /// From the broker's depths, the reports of all live workers (a second old at most) and operators' pauses. Lanes in which
+    /// nothing waits are left out of the table, not of JSON. With --explain it says what is wrong at a destination: plain
+    /// throttling, warm-up, reputation, authentication, greylisting, a receiver that is down; the evidence, what to do, and
+    /// where to look.
+    #[command(after_help = "Examples:
+  paceline lanes
+  paceline lanes --watch
+  paceline lanes --explain google
+  paceline lanes --all --output json | jq 'map(select(.state == \"paced\"))'")]
+    Lanes(LanesArgs),
     /// Look at dead letters, send them again, discard, export or delete them
     #[command(
         subcommand,

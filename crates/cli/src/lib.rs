@@ -9,6 +9,7 @@ pub mod config;
 mod demo;
 pub mod exit;
 pub mod feedback;
+mod lanes;
 pub mod logging;
 pub mod node;
 pub mod orders;
@@ -74,6 +75,10 @@ async fn run(Cli { global, command }: Cli) -> Result<(), Failure> {
         Command::Dlq(command) => {
             logging::command(level)?;
             commands::dlq::run(&load()?, &command, format).await
+        }
+        Command::Lanes(args) => {
+            logging::command(level)?;
+            commands::lanes::run(&load()?, &args, format).await
         }
         Command::Cancel(args) => {
             logging::command(level)?;

@@ -10,6 +10,7 @@ use backon::{ExponentialBuilder, Retryable};
 use paceline_broker::{Broker, State};
 use paceline_consumer::{Account, Deps, Destination, Drained, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_control::{Check, Readiness, SharedRegistry, health_router, serve};
+use paceline_limiter::fleet::Reports;
 use paceline_store::Store;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, BrokerUrl, Config},
     exit::Failure,
-    feedback, orders, services, suppressions,
+    feedback, lanes, orders, services, suppressions,
 };
 
 /// How long a worker waits at its start for the suppression list, once nothing more of it comes.
@@ -35,6 +36,7 @@ pub struct Node {
     registry: SharedRegistry,
     http_addr: SocketAddr,
     worker: Worker,
+    reports: Arc<dyn Reports>,
     helpers: Vec<JoinHandle<()>>,
     http: JoinHandle<std::io::Result<()>>,
     shutdown: CancellationToken,
@@ -58,6 +60,7 @@ impl Node {
             drop(broker.consume(&topology.names.intake(), 1).await?);
         }
         let shared = services::shared(config)?;
+        let reports = services::reports(config)?;
         let suppressed = suppressions::follow(store.clone(), config.suppression.critical_through_soft);
 
         let mut registry = Registry::default();
@@ -94,6 +97,8 @@ impl Node {
                     retention: config.store.retention,
                     auto_suppress: services::auto_suppress(config, &store),
                     feedback: feedback::feedback(config, &store)?,
+                    lanes: services::lanes(config, &broker, &store, &reports, true),
+                    token: services::token(config),
                 },
                 shutdown.clone(),
             ))
@@ -140,6 +145,7 @@ impl Node {
                 }
             }
         });
+        let reporting = tokio::spawn(lanes::report(worker.lanes(), reports.clone(), id.clone()));
         tracing::info!(worker = id, "worker started");
         Ok(Node {
             id,
@@ -148,7 +154,8 @@ impl Node {
             registry,
             http_addr,
             worker,
-            helpers: vec![relay, following, suppressed.task],
+            reports,
+            helpers: vec![relay, following, suppressed.task, reporting],
             http,
             shutdown,
         })
@@ -181,6 +188,7 @@ impl Node {
     pub async fn drain(self) -> Drained {
         let drained = self.worker.drain().await;
         self.helpers.iter().for_each(JoinHandle::abort);
+        lanes::withdraw(&*self.reports, &self.id).await;
         // The dead-letter writer acks at the broker: it ends before the broker does.
         self.shutdown.cancel();
         let _ = self.http.await;

@@ -1,16 +1,17 @@
 //! The services that configuration names, connected.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use paceline_broker::{
     Broker, Topology,
     rabbitmq::{self, RabbitMq},
     spool::{self, Spool},
 };
+use paceline_control::{BearerToken, lanes::Lanes};
 use paceline_dlq::AutoSuppress;
 use paceline_limiter::{
     Limiter,
-    fleet::{Fleet, LocalFleet, RedisFleet},
+    fleet::{FileReports, Fleet, LocalFleet, LocalReports, RedisFleet, RedisReports, Reports},
     ledger::{Ledger, LocalLedger, RedisLedger, SqliteLedger},
     local::LocalLimiter,
     redis::{RedisClient, RedisLimiter},
@@ -79,6 +80,43 @@ pub fn shared(config: &Config) -> Result<Shared, ServiceError> {
             }
         }
     })
+}
+
+/// Where workers report. Beside a spool it is a file, since other processes cannot look into the one that consumes it.
+pub fn reports(config: &Config) -> Result<Arc<dyn Reports>, ServiceError> {
+    if let BrokerUrl::Spool(path) = &config.broker.url {
+        let mut beside = path.clone().into_os_string();
+        beside.push(".lanes");
+        return Ok(Arc::new(FileReports::at(PathBuf::from(beside))));
+    }
+    Ok(match &config.limits.url {
+        LimitsUrl::Local { .. } => Arc::new(LocalReports::new()),
+        LimitsUrl::Redis(url) => Arc::new(RedisReports::new(RedisClient::new(url.expose(), &config.broker.prefix)?)),
+    })
+}
+
+/// What of the lanes can be seen by this process. `consumes`: it is the one that consumes a spool, if there is a spool.
+pub fn lanes(
+    config: &Config,
+    broker: &Arc<dyn Broker>,
+    store: &Arc<dyn Store>,
+    reports: &Arc<dyn Reports>,
+    consumes: bool,
+) -> Lanes {
+    Lanes {
+        broker: broker.clone(),
+        reports: reports.clone(),
+        orders: store.clone(),
+        topology: topology(config),
+        classifier: config.classifier.clone(),
+        accounts: config.accounts.iter().map(|a| a.name.clone()).collect(),
+        ready_holds_all: matches!(config.broker.url, BrokerUrl::Spool(_)) && !consumes,
+    }
+}
+
+/// What callers of `/v1` show, where that is configured.
+pub fn token(config: &Config) -> Option<BearerToken> {
+    config.http.token.as_ref().and_then(|token| BearerToken::new(token.expose()))
 }
 
 /// What puts refused recipients on the suppression list, where that is to happen by itself.

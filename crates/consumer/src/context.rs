@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    board::Board,
     engine::Input,
     item::Item,
     metrics::{AccountLabels, Metrics},
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) settler: Settler,
     pub(crate) metrics: Metrics,
+    pub(crate) board: Arc<Board>,
     pub(crate) slots: Slots,
     pub(crate) engine: UnboundedSender<Input>,
     /// Whatever handles a message; a drain waits for it.

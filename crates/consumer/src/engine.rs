@@ -28,6 +28,7 @@ use crate::{
     pipeline::{self, Grant},
     slots::Lease,
     standing::{Effect, Source, Standing},
+    view::{Sight, View},
 };
 
 /// What the engine is told.
@@ -86,6 +87,7 @@ pub(crate) struct Engine {
     /// When the first of the mail held for each lane expires, or earlier.
     expiries: Vec<Option<Timestamp>>,
     cancels: watch::Receiver<Arc<CancelSet>>,
+    view: View,
 }
 
 impl Engine {
@@ -109,6 +111,7 @@ impl Engine {
             past_lost: false,
             expiries,
             cancels,
+            view: View::default(),
         }
     }
 
@@ -226,7 +229,12 @@ impl Engine {
                         wait.observe((grant.at - granted.handle.arrived).as_secs_f64());
                     }
                     let slot = self.cx.slots.granted(self.lease(&granted.handle));
-                    self.cx.tasks.spawn(pipeline::run(self.cx.clone(), granted.handle, grant, slot));
+                    let under_way = self.cx.board.begin(granted.handle.origin.lane);
+                    let run = pipeline::run(self.cx.clone(), granted.handle, grant, slot);
+                    self.cx.tasks.spawn(async move {
+                        run.await;
+                        drop(under_way);
+                    });
                 }
                 self.cx.metrics.void_grants.inc_by(self.pacer.wasted() - wasted);
                 self.park();
@@ -398,7 +406,7 @@ impl Engine {
         self.expire();
         self.cancel();
         let now_us = self.now_us();
-        for lane in self.lanes.iter() {
+        for (index, lane) in self.lanes.iter().enumerate() {
             let held = self.pacer.held(&lane.key);
             if let Some(labels) = lane.labels() {
                 let labels = LaneLabels { class: labels.0, destination: labels.1 };
@@ -418,9 +426,19 @@ impl Engine {
                     wait_s = wait.as_secs(),
                     "lane rests; its mail waits in the broker"
                 );
-                lane.command(Command::Rest { until: Instant::now() + wait.min(REST_MOST) });
+                let wait = wait.min(REST_MOST);
+                self.view.rest(index, now_us + wait.as_micros() as u64, &hint, &self.pacer, lane);
+                lane.command(Command::Rest { until: Instant::now() + wait });
             }
         }
+        self.view.look(&Sight {
+            cx: &self.cx,
+            pacer: &self.pacer,
+            lanes: &self.lanes,
+            limits: &self.limits,
+            standing: &self.standing,
+            now_us,
+        });
     }
 }
 

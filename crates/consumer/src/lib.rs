@@ -7,6 +7,7 @@
 //! made only under a claim and not before its grant's date; a drain ends within its grace period and leaves everything
 //! that was not sent in the broker.
 
+mod board;
 mod context;
 mod dead;
 mod engine;
@@ -24,6 +25,8 @@ mod settle;
 mod slots;
 mod standing;
 mod suppress;
+mod view;
+mod words;
 mod world;
 
 use std::{
@@ -34,7 +37,7 @@ use std::{
 
 use paceline_broker::{Broker, Names};
 use paceline_classifier::Classifier;
-use paceline_core::{CancelSet, Class, Lane, SuppressionSet, lane::TAIL};
+use paceline_core::{CancelSet, Class, Lane, SuppressionSet, lane::TAIL, lanes::WorkerReport};
 use paceline_limiter::{Limiter, fleet::Fleet, ledger::Ledger};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -44,6 +47,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    board::Board,
     context::Context,
     engine::{Engine, Input},
     intake::Intake,
@@ -118,6 +122,7 @@ impl Worker {
             ledger,
             settler,
             metrics,
+            board: Board::new(),
             slots,
             cancels,
             suppressions,
@@ -182,6 +187,11 @@ impl Worker {
         self.lane_tasks.iter().for_each(JoinHandle::abort);
         self.engine.abort();
         self.heartbeat.cancel();
+    }
+
+    /// What this worker says of its lanes, anew every second; empty before the limiter has answered.
+    pub fn lanes(&self) -> watch::Receiver<Arc<WorkerReport>> {
+        self.cx.board.report.subscribe()
     }
 
     /// Stops taking mail, gives back what was not begun, and lets calls under way finish within the grace period.

@@ -140,6 +140,16 @@ impl Limits {
         lists.chain(self.fleet.values()).find(|b| &*b.key == key).map(|b| b.kind)
     }
 
+    /// By account, what every message to the destination meets there; of the tail, what all its domains have in common.
+    pub(crate) fn by_account(&self, destination: &str) -> impl Iterator<Item = (&Arc<str>, &[BucketSpec])> {
+        self.accounts.iter().map(move |a| (&a.name, a.lists.get(destination).map_or(&*a.own, |list| &**list)))
+    }
+
+    /// What all accounts together may send there, with the name of that limit.
+    pub(crate) fn fleet_rate(&self, destination: &str) -> Option<(&Arc<str>, Kind)> {
+        self.fleet.get(destination).map(|b| (&b.key, b.kind))
+    }
+
     /// Recipients a second that one lane can move at most, for sizing what is held.
     pub(crate) fn lane_rate(&self, destination: &str) -> f64 {
         let slowest = |list: &[BucketSpec]| list.iter().map(per_second).fold(f64::MAX, f64::min);

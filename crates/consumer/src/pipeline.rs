@@ -410,6 +410,7 @@ impl Context {
             outcome: outcome.label(),
         };
         self.metrics.attempts.get_or_create(&labels).inc();
+        self.board.ended(item.origin.lane, item.account, &item.lane.destination, outcome);
     }
 
     pub(crate) fn event<'a>(&'a self, event: Kind, item: &'a Item, message: &'a Message) -> Event<'a> {

@@ -79,6 +79,11 @@ impl Standing {
         })
     }
 
+    /// What each says of a bucket.
+    pub(crate) fn by(&self, key: &str) -> impl Iterator<Item = (Source, Effect)> {
+        self.by_source.iter().filter_map(move |(source, effects)| Some((*source, *effects.get(key)?)))
+    }
+
     /// Whether nothing goes through the bucket at that moment of the limiter's clock.
     pub(crate) fn closed(&self, key: &str, now_us: u64) -> bool {
         self.at(key).closed_until_us > now_us

@@ -7,6 +7,7 @@ mod auth;
 mod depth;
 pub mod feedback;
 mod health;
+pub mod lanes;
 mod retention;
 mod run;
 mod serve;

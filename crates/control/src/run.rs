@@ -17,13 +17,20 @@ use prometheus_client::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Check, Readiness, SharedRegistry, StoreHealth, depth::Depths, feedback::Feedback, health_router, retention, serve};
+use crate::{
+    BearerToken, Check, Readiness, SharedRegistry, StoreHealth,
+    depth::Depths,
+    feedback::Feedback,
+    guarded, health_router,
+    lanes::{self, Lanes},
+    retention, serve,
+};
 
 /// What the control process stands on.
 pub struct Deps {
     pub broker: Arc<dyn Broker>,
     pub store: Arc<dyn Store>,
-    /// Names the lanes to watch and the queue of dead letters.
+    /// Names the queues to watch.
     pub topology: Topology,
     /// Where HTTP is served.
     pub listener: TcpListener,
@@ -38,12 +45,17 @@ pub struct Deps {
     pub feedback: Feedback,
     /// Puts refused recipients on the suppression list; `None`: only operators do.
     pub auto_suppress: Option<AutoSuppress>,
+    /// What of the lanes can be seen.
+    pub lanes: Lanes,
+    /// What callers of `/v1` show; without one there is no `/v1` but the events of providers.
+    pub token: Option<BearerToken>,
 }
 
 /// Runs until `shutdown`, or until HTTP cannot be served. Starts with broker and store away, and works once they are
 /// there; `/readyz` says what is missing.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
-    let Deps { broker, store, topology, listener, registry, also, with_worker, retention, auto_suppress, feedback } = deps;
+    let Deps { broker, store, topology, listener, registry, also, with_worker, retention, auto_suppress, feedback, lanes, token } =
+        deps;
     let (dead_letters, depths, (events, feedback)) = {
         let mut registry = registry.write().unwrap_or_else(PoisonError::into_inner);
         let counted: Family<ReasonLabels, Counter> = Family::default();
@@ -51,7 +63,7 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
             registry.register("paceline_dead_letters", "Dead letters stored", counted.clone());
         }
         let feedback = feedback.parts(broker.clone(), topology.names.feedback(), &mut registry);
-        (counted, Depths::new(&topology, &mut registry), feedback)
+        (counted, Depths::new(&topology, lanes.clone(), &mut registry), feedback)
     };
     for reason in Reason::ALL {
         // Each is there from the start, so that its first increase is seen as one.
@@ -65,7 +77,10 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
     let store_health = Arc::new(StoreHealth::new());
     let readiness = ControlReadiness { broker: broker.state(), store: store_health.clone(), writer: writer.state(), also };
     // Events come without the bearer token: each provider's own scheme tells who sends them.
-    let router = health_router(Arc::new(readiness), registry).merge(events);
+    let mut router = health_router(Arc::new(readiness), registry).merge(events);
+    if let Some(token) = token {
+        router = router.merge(guarded(lanes::router(lanes), token));
+    }
 
     // One part's end is the end of all.
     let ending = shutdown.child_token();

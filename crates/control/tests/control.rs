@@ -11,9 +11,15 @@ use std::{
 
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, Topology, memory::MemoryBroker};
 use paceline_classifier::{Classifier, Destinations};
-use paceline_control::{Deps, feedback::Feedback, run};
-use paceline_core::{DeadLetter, Journey, Reason, Timestamp, dead_letter::HEADER};
-use paceline_store::{DeadLetters, Filter, Options, PostgresStore};
+use paceline_control::{BearerToken, Deps, feedback::Feedback, lanes::Lanes, run};
+use paceline_core::{
+    Class, DeadLetter, Journey, PauseScope, Reason, Timestamp,
+    dead_letter::HEADER,
+    diagnosis::{Place, Tally},
+    lanes::{LaneReport, LaneState, WorkerReport},
+};
+use paceline_limiter::fleet::{LocalReports, Reports};
+use paceline_store::{DeadLetters, Directives, Filter, Options, PostgresStore};
 use paceline_testkit::Postgres;
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -65,6 +71,71 @@ fn dead(id: &str, reason: Reason) -> Properties {
     Properties { headers: [(HEADER.to_owned(), serde_json::to_string(&entry).unwrap().into())].into(), ..Properties::default() }
 }
 
+/// What `/v1` answers whoever shows the token.
+async fn v1(addr: SocketAddr, path: &str, token: &str) -> (String, serde_json::Value) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().to_owned(), serde_json::from_str(body).unwrap_or_default())
+}
+
+/// Two messages wait in low.google, one more is held and one under way; an operator holds all critical mail.
+async fn lanes_are_told(addr: SocketAddr, reports: &dyn Reports, store: &dyn Directives) {
+    let said = WorkerReport {
+        worker: "w".into(),
+        lanes: vec![LaneReport {
+            queue: "paceline.lane.low.google".into(),
+            class: Class::Low,
+            destination: "google".into(),
+            held: 1,
+            in_flight: 1,
+            allowed_per_s: Some(0.5),
+            binding: Some("account main".into()),
+            actual_per_s: 0.25,
+            state: LaneState::Paced,
+            oldest_at: Some(Timestamp::from_secs(1_700_000_000)),
+        }],
+        places: vec![Place {
+            account: "main".into(),
+            destination: "google".into(),
+            now: Tally { accepted: 10, reputation: 5, ..Tally::default() },
+            ..Place::default()
+        }],
+    };
+    reports.report("w", &serde_json::to_string(&said).unwrap(), Duration::from_secs(600)).await.unwrap();
+    reports.report("x", "of another kind", Duration::from_secs(600)).await.unwrap();
+    store.pause(&PauseScope::Class(Class::Critical), None, "ann", None).await.unwrap();
+    for wrong in ["", "t0keN", "t0ken2"] {
+        assert_eq!(v1(addr, "/v1/lanes", wrong).await.0, "401");
+    }
+    let (status, lanes) = v1(addr, "/v1/lanes", "t0ken").await;
+    assert_eq!((&*status, lanes.as_array().unwrap().len()), ("200", 12));
+    let google = &lanes[1];
+    let want = serde_json::json!({
+        "lane": "low.google", "class": "low", "destination": "google", "depth": 4, "held": 1, "in_flight": 1,
+        "allowed_per_s": 0.5, "binding": "account main", "actual_per_s": 0.25, "state": "paced", "drain_eta_s": 16,
+        "oldest_s": google["oldest_s"],
+    });
+    assert_eq!(*google, want);
+    assert_eq!((&lanes[0]["lane"], &lanes[0]["state"]), (&"critical.tail".into(), &"paused".into()));
+    for name in ["google", "low.google"] {
+        let (_, explained) = v1(addr, &format!("/v1/lanes/{name}/explain"), "t0ken").await;
+        assert_eq!((&explained["verdict"], explained["lanes"].as_array().unwrap().len()), (&"reputation_trouble".into(), 4));
+    }
+    assert_eq!(v1(addr, "/v1/lanes/nowhere/explain", "t0ken").await.0, "404");
+    for line in [
+        "paceline_lane_depth{class=\"low\",destination=\"google\"} 4\n",
+        "paceline_lane_allowed_per_second{class=\"low\",destination=\"google\"} 0.5\n",
+        "paceline_lane_state{class=\"critical\",destination=\"tail\"} 8\n",
+        "paceline_oldest_seconds{class=\"low\",destination=\"google\"} ",
+    ] {
+        until(addr, "/metrics", |a| a.contains(line)).await;
+    }
+}
+
 #[tokio::test]
 async fn control_starts_with_everything_away_and_tells_the_truth_throughout() {
     let server = Postgres::start().await;
@@ -76,6 +147,17 @@ async fn control_starts_with_everything_away_and_tells_the_truth_throughout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
+    let classifier = Arc::new(Classifier::new(vec![], Destinations::new(vec![]).unwrap()));
+    let reports = Arc::new(LocalReports::new());
+    let lanes = Lanes {
+        broker: Arc::new(broker.clone()),
+        reports: reports.clone(),
+        orders: store.clone(),
+        topology: topology.clone(),
+        classifier: classifier.clone(),
+        accounts: ["main".to_owned()].into(),
+        ready_holds_all: false,
+    };
     let deps = Deps {
         broker: Arc::new(broker.clone()),
         store: store.clone(),
@@ -86,12 +168,9 @@ async fn control_starts_with_everything_away_and_tells_the_truth_throughout() {
         with_worker: false,
         retention: None,
         auto_suppress: None,
-        feedback: Feedback {
-            accounts: BTreeMap::new(),
-            fetch: None,
-            classifier: Arc::new(Classifier::new(vec![], Destinations::new(vec![]).unwrap())),
-            sinks: vec![],
-        },
+        feedback: Feedback { accounts: BTreeMap::new(), fetch: None, classifier, sinks: vec![] },
+        lanes,
+        token: BearerToken::new("t0ken"),
     };
     let control = tokio::spawn(run(deps, stop.clone()));
 
@@ -126,6 +205,7 @@ async fn control_starts_with_everything_away_and_tells_the_truth_throughout() {
         until(addr, "/metrics", |a| a.contains(line)).await;
     }
     assert_eq!(store.list(&Filter::default()).await.unwrap().len(), 2);
+    lanes_are_told(addr, &*reports, &*store).await;
 
     server.stop().await;
     let answer = until(addr, "/readyz", |a| failing(a).contains(&"store".to_owned())).await;

@@ -5,12 +5,17 @@
 
 mod local;
 mod redis;
+mod reports;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use self::{local::LocalFleet, redis::RedisFleet};
+pub use self::{
+    local::LocalFleet,
+    redis::RedisFleet,
+    reports::{FileReports, LocalReports, MAX_REPORT_BYTES, RedisReports, Reports},
+};
 use crate::LimiterError;
 
 /// What a heartbeat learns.

@@ -32,6 +32,7 @@ pub async fn run(config: &Config) -> Result<(), Failure> {
     let retention = config.store.retention;
     let auto_suppress = services::auto_suppress(config, &store);
     let feedback = feedback::feedback(config, &store)?;
+    let lanes = services::lanes(config, &broker, &store, &services::reports(config)?, false);
     let deps = Deps {
         broker: broker.clone(),
         store,
@@ -43,6 +44,8 @@ pub async fn run(config: &Config) -> Result<(), Failure> {
         retention,
         auto_suppress,
         feedback,
+        lanes,
+        token: services::token(config),
     };
     let mut signals = signals::Signals::new()?;
     let control = paceline_control::run(deps, shutdown.clone());

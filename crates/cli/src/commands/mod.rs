@@ -8,6 +8,7 @@ pub mod control;
 pub mod demo;
 pub mod dlq;
 pub mod healthcheck;
+pub mod lanes;
 mod lines;
 pub mod operator;
 mod partial;

@@ -13,9 +13,11 @@ use paceline_classifier::{Classifier, DestinationSpec, Destinations};
 use paceline_control::{
     Deps,
     feedback::{Feedback, FeedbackSink, Fetch, Received, Scheme, SuppressionSink},
+    lanes::Lanes,
     run,
 };
 use paceline_core::Domain;
+use paceline_limiter::fleet::LocalReports;
 use paceline_store::{Options, SqliteStore};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -84,6 +86,15 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
+        let lanes = Lanes {
+            broker: Arc::new(broker.clone()),
+            reports: Arc::new(LocalReports::new()),
+            orders: store.clone(),
+            topology: topology.clone(),
+            classifier: feedback.classifier.clone(),
+            accounts: [].into(),
+            ready_holds_all: false,
+        };
         let deps = Deps {
             broker: Arc::new(broker.clone()),
             store: store.clone(),
@@ -95,6 +106,8 @@ impl Stage {
             retention: None,
             auto_suppress: None,
             feedback,
+            lanes,
+            token: None,
         };
         let task = tokio::spawn(run(deps, stop.clone()));
         Stage { addr, broker, taken, store, stop, task, _dir: dir }

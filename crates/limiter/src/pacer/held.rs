@@ -67,6 +67,12 @@ impl<H> Pacer<H> {
         taken.into_iter().map(|(_, handle)| handle).collect()
     }
 
+    /// Shows every head held for a lane, in no order.
+    pub fn look(&self, lane: &LaneKey, mut seen: impl FnMut(&H)) {
+        let flows = self.lanes.get(lane).into_iter().flat_map(|(ids, _)| ids).filter_map(|id| self.flows.get(id));
+        flows.flat_map(|flow| &flow.heads).for_each(|head| seen(&head.handle));
+    }
+
     /// Heads held for a lane.
     pub fn held(&self, lane: &LaneKey) -> usize {
         self.lanes.get(lane).map_or(0, |(_, held)| *held)

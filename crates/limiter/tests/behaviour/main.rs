@@ -11,6 +11,7 @@ mod ledger;
 mod ledger_crash;
 mod ledger_file;
 mod outage;
+mod reports;
 mod shares;
 mod signals;
 mod sim;

@@ -249,8 +249,9 @@ async fn find<S: Session, K: Kind>(session: &mut S, id: &str) -> Result<Option<S
 }
 
 fn of<K: Kind>() -> Query {
-    let mut query =
-        Query::new("select id, scope, value, since, until, actor, note, rate, removed_at, removed_by from directives where kind = ");
+    let mut query = Query::new(
+        "select id, scope, value, since, until, actor, note, rate, removed_at, removed_by from directives where kind = ",
+    );
     query.bind(K::KIND);
     query
 }

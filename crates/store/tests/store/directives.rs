@@ -74,7 +74,8 @@ pub(crate) async fn a_limit_is_set_changed_and_taken_back(stage: &dyn Stage) {
     assert_eq!(ended.order.rate.to_string(), "5/s");
     assert!(store.limit_orders(Which::InForce).await.unwrap().is_empty());
     let trail = store.audit(Some("account:main/destination:google"), 10).await.unwrap();
-    let told: Vec<_> = trail.iter().map(|e| (e.action.as_str(), e.detail.get("rate").and_then(serde_json::Value::as_str))).collect();
+    let told: Vec<_> =
+        trail.iter().map(|e| (e.action.as_str(), e.detail.get("rate").and_then(serde_json::Value::as_str))).collect();
     assert_eq!(told, [("limit.reset", None), ("limit.changed", Some("5/s")), ("limit.set", Some("300/h"))]);
     let json = serde_json::to_value(&given).unwrap();
     assert_eq!((&json["name"], &json["rate"]), (&"account:main/destination:google".into(), &"300/h".into()));

@@ -111,8 +111,12 @@ async fn a_file_of_the_first_version_is_upgraded_with_its_rows() {
     store.insert(&[stored(entry("old", at(0)), b"1")]).await.unwrap();
     store.close().await;
     // Back to what the first migration alone had made.
-    sql(&path, "drop table suppressions; drop index dead_letters_refused; delete from directive_versions; \
-          alter table directives drop column rate").await;
+    sql(
+        &path,
+        "drop table suppressions; drop index dead_letters_refused; delete from directive_versions; \
+          alter table directives drop column rate",
+    )
+    .await;
     sql(&path, "pragma user_version = 1").await;
     let store = open(&path);
     let nobody = paceline_core::EmailAddress::parse("nobody@example.com").unwrap();
