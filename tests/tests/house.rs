@@ -42,6 +42,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "paceline-dlq",
         ],
     ),
+    // Whole fleets under virtual time: the real workers on stand-ins for everything outside.
+    (
+        "paceline-simulator",
+        &[
+            "paceline-core",
+            "paceline-broker",
+            "paceline-classifier",
+            "paceline-consumer",
+            "paceline-limiter",
+            "paceline-provider",
+        ],
+    ),
     // The only composition root.
     (
         "paceline-cli",
@@ -56,6 +68,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "paceline-dlq",
             "paceline-consumer",
             "paceline-control",
+            "paceline-simulator",
         ],
     ),
     ("paceline-testkit", &["paceline-core"]),

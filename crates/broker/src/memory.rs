@@ -93,6 +93,11 @@ impl MemoryBroker {
         self.connection.state.send_replace(State::Up);
     }
 
+    /// The ids of all messages that are in some queue or held by some consumer, as their properties have them.
+    pub fn ids(&self) -> Vec<String> {
+        self.shared.lock().ids()
+    }
+
     /// Messages held by consumers of `queue`, not settled.
     pub fn held(&self, queue: &str) -> usize {
         self.shared.lock().held(queue)

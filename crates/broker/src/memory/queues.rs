@@ -143,6 +143,12 @@ impl Inner {
         self.queues.get(queue).map(|q| (q.returned.len() + q.ready.len()) as u64)
     }
 
+    pub(super) fn ids(&self) -> Vec<String> {
+        let queued = self.queues.values().flat_map(|q| q.returned.iter().chain(&q.ready));
+        let held = self.channels.values().flat_map(|c| c.unsettled.values());
+        queued.chain(held).filter_map(|m| m.properties.message_id.clone()).collect()
+    }
+
     pub(super) fn held(&self, queue: &str) -> usize {
         self.channels.values().filter(|c| c.queue == queue).map(|c| c.unsettled.len()).sum()
     }
