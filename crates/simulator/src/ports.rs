@@ -17,10 +17,10 @@ use paceline_broker::{
     Applied, Broker, BrokerError, Consumer, Counters, Drift, Outgoing, PublishError, State, Topology, memory::MemoryBroker,
 };
 use paceline_classifier::Classifier;
-use paceline_core::{Message, Outcome, ProviderAnswer, Rejected};
+use paceline_core::{Class, Message, Outcome, ProviderAnswer, Rejected};
 use paceline_limiter::{
     Ask, Limiter, LimiterError, Reply, Seed,
-    fleet::{Fleet, LocalFleet},
+    fleet::{Alive, Fleet, LocalFleet},
     ledger::{Claim, Claimed, Ledger, LedgerError, LocalLedger, Recorded},
     local::{LocalClock, LocalLimiter},
 };
@@ -232,9 +232,19 @@ impl Ledger for Ports {
 
 #[async_trait]
 impl Fleet for Ports {
-    async fn heartbeat(&self, worker_id: &str, ttl: Duration) -> Result<u64, LimiterError> {
+    async fn heartbeat(&self, worker_id: &str, config: &str, known_us: u64, ttl: Duration) -> Result<Alive, LimiterError> {
         self.life.to_redis(Duration::ZERO).await?;
-        self.shared.redis().fleet.heartbeat(worker_id, ttl).await
+        self.shared.redis().fleet.heartbeat(worker_id, config, known_us, ttl).await
+    }
+
+    async fn note(&self, list: &str, used: &[Arc<str>]) -> Result<Vec<(Arc<str>, Duration)>, LimiterError> {
+        self.life.to_redis(Duration::ZERO).await?;
+        self.shared.redis().fleet.note(list, used).await
+    }
+
+    async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError> {
+        self.life.to_redis(Duration::ZERO).await?;
+        self.shared.redis().fleet.strike(list, name, idle).await
     }
 
     async fn leave(&self, worker_id: &str) -> Result<(), LimiterError> {
@@ -261,6 +271,21 @@ impl Broker for Ports {
 
     async fn check(&self, topology: &Topology) -> Result<Vec<Drift>, BrokerError> {
         self.broker.check(topology).await
+    }
+
+    async fn open_flow(&self, class: Class, flow: &str) -> Result<(), BrokerError> {
+        self.life.step().await;
+        self.broker.open_flow(class, flow).await
+    }
+
+    async fn flows(&self) -> Result<Vec<(Class, String)>, BrokerError> {
+        self.life.step().await;
+        self.broker.flows().await
+    }
+
+    async fn close_flow(&self, class: Class, flow: &str) -> Result<bool, BrokerError> {
+        self.life.step().await;
+        self.broker.close_flow(class, flow).await
     }
 
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {

@@ -41,11 +41,6 @@ fn nor_more_with_fifty_workers() {
 }
 
 #[test]
-fn a_few_blocked_domains_do_not_keep_the_rest_of_the_tail() {
-    holds("blocked-tail", |_| {});
-}
-
-#[test]
 fn classes_share_a_saturated_account() {
     holds("shares", |_| {});
 }
@@ -58,16 +53,6 @@ fn critical_mail_goes_first() {
 #[test]
 fn messages_to_fifty_go_beside_busy_lanes() {
     holds("large-costs", |_| {});
-}
-
-#[test]
-fn a_hidden_rate_is_found() {
-    holds("hidden-rate", |_| {});
-}
-
-#[test]
-fn one_message_a_second_to_a_sender_without_limits() {
-    holds("one-per-second", |_| {});
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use paceline_core::{Class, lane::flow_key};
 use paceline_broker::{BrokerError, Drift, Route, Topology, topology::Queue};
+use paceline_core::{Class, lane::flow_key};
 
 use crate::stage::{Stage, message, next, number, reaches_depth, submit, submit_numbered, take, topology};
 
