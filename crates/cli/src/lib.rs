@@ -10,6 +10,7 @@ mod demo;
 pub mod exit;
 pub mod feedback;
 mod lanes;
+mod learnt;
 pub mod logging;
 pub mod node;
 pub mod orders;

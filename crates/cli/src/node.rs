@@ -10,6 +10,7 @@ use backon::{ExponentialBuilder, Retryable};
 use paceline_broker::{Broker, State};
 use paceline_consumer::{Account, Deps, Destination, Drained, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_control::{Check, Readiness, SharedRegistry, health_router, serve};
+use paceline_core::warmup::Warmup;
 use paceline_limiter::fleet::Reports;
 use paceline_store::Store;
 use prometheus_client::registry::Registry;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, BrokerUrl, Config},
     exit::Failure,
-    feedback, lanes, orders, services, suppressions,
+    feedback, lanes, learnt, orders, services, suppressions,
 };
 
 /// How long a worker waits at its start for the suppression list, once nothing more of it comes.
@@ -129,6 +130,8 @@ impl Node {
             limiter: shared.limiter,
             ledger: shared.ledger,
             fleet: shared.fleet,
+            signals: shared.signals,
+            keep: Some(learnt::keep(store.clone())),
             classifier: config.classifier.clone(),
             cancels,
             suppressions: suppressed.list,
@@ -205,6 +208,9 @@ fn account(account: &config::Account) -> Result<Account, Failure> {
         name: account.name.as_str().into(),
         provider,
         limit: account.limit.map(limit),
+        max_rate: account.max_rate,
+        adaptive: account.adaptive,
+        warmup: account.warmup.as_ref().map(|w| Warmup { start_per_s: w.start.as_per_second(), factor: w.factor, days: w.days }),
         quota: account.quota.clone(),
         concurrency: account.concurrency,
         fleet_concurrency: account.fleet_concurrency,
@@ -224,6 +230,8 @@ fn settings(config: &Config, id: &str, accounts: Vec<Account>) -> Settings {
     let destination = |d: &config::Destination| Destination {
         name: d.name.as_str().into(),
         limit: d.limit.map(limit),
+        max_rate: d.max_rate,
+        warmup_start: d.warmup_start,
         fleet: d.fleet.map(limit),
         quota: d.quota.clone(),
         concurrency: d.concurrency,
@@ -240,6 +248,7 @@ fn settings(config: &Config, id: &str, accounts: Vec<Account>) -> Settings {
         reserve: config.limits.reserve,
         quota_reserve: config.limits.quota_reserve,
         policy: config.retry.clone(),
+        circuit: config.circuit,
         concurrency: config.worker.concurrency,
         held_bytes: config.worker.max_held_bytes,
         max_message_bytes: config.broker.max_message_bytes,

@@ -15,6 +15,7 @@ use paceline_limiter::{
     ledger::{Ledger, LocalLedger, RedisLedger, SqliteLedger},
     local::LocalLimiter,
     redis::{RedisClient, RedisLimiter},
+    signals::{LocalSignals, RedisSignals, Signals},
 };
 use paceline_store::{Options, PostgresStore, SqliteStore, Store};
 
@@ -51,11 +52,12 @@ pub fn topology(config: &Config) -> Topology {
     Topology::new(&config.broker.prefix, destinations)
 }
 
-/// What the fleet shares: limits, claims, who is alive.
+/// What the fleet shares: limits, claims, who is alive, what was learnt.
 pub struct Shared {
     pub limiter: Arc<dyn Limiter>,
     pub ledger: Arc<dyn Ledger>,
     pub fleet: Arc<dyn Fleet>,
+    pub signals: Arc<dyn Signals>,
 }
 
 /// The shared state, connecting on first use. A file of claims belongs to one worker at a time: it is opened by the one
@@ -70,13 +72,15 @@ pub fn shared(config: &Config) -> Result<Shared, ServiceError> {
                 None => Arc::new(LocalLedger::new(window)),
             },
             fleet: Arc::new(LocalFleet::new()),
+            signals: Arc::new(LocalSignals::new()),
         },
         LimitsUrl::Redis(url) => {
             let client = RedisClient::new(url.expose(), &config.broker.prefix)?;
             Shared {
                 limiter: Arc::new(RedisLimiter::new(client.clone())),
                 ledger: Arc::new(RedisLedger::new(client.clone(), window)),
-                fleet: Arc::new(RedisFleet::new(client)),
+                fleet: Arc::new(RedisFleet::new(client.clone())),
+                signals: Arc::new(RedisSignals::new(client)),
             }
         }
     })

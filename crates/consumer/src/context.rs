@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route};
 use paceline_classifier::Classifier;
-use paceline_core::{CancelSet, Lane, Outcome, Rejected, Scope, SuppressionSet, Timestamp, event::Event};
+use paceline_core::{CancelSet, Lane, Outcome, SuppressionSet, Timestamp, event::Event};
 use paceline_limiter::{LimiterError, clock::ServerClock, ledger::Ledger};
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
@@ -24,6 +24,7 @@ use crate::{
     metrics::{AccountLabels, Metrics},
     settings::Settings,
     settle::Settler,
+    signals::Tally,
     slots::Slots,
     standing::Standing,
     world::World,
@@ -55,6 +56,8 @@ pub(crate) struct Context {
     pub(crate) config: watch::Sender<Arc<str>>,
     /// What is in force beside what is configured; only the engine writes it.
     pub(crate) standing: watch::Sender<Arc<Standing>>,
+    /// What came of calls, until it is reported.
+    pub(crate) tally: Tally,
     pub(crate) world: World,
 }
 
@@ -112,28 +115,13 @@ impl Context {
         let _ = self.engine.send(input);
     }
 
-    /// Learns from an outcome: a scope that said "slow down" is held for as long as it asked.
-    pub(crate) fn observe(&self, item: &Item, outcome: &Outcome, took: Duration) {
+    /// Takes note of what came of a call that was granted at `granted_us`.
+    pub(crate) fn observe(&self, item: &Item, outcome: &Outcome, granted_us: u64, took: Duration) {
         if let Some(seconds) = &self.metrics.send_seconds {
             let account = self.settings.accounts[item.account].name.clone();
             seconds.get_or_create(&AccountLabels { account }).observe(took.as_secs_f64());
         }
-        let (bucket, wait) = match outcome {
-            Outcome::Throttled { scope: Scope::Account, retry_after, .. } => (0, retry_after.unwrap_or(THROTTLED)),
-            Outcome::Throttled { scope: Scope::Destination, retry_after, .. } => (1, retry_after.unwrap_or(THROTTLED)),
-            Outcome::Rejected { what: Rejected::Account, .. } => (0, ACCOUNT_REFUSED),
-            Outcome::ReputationBlock { retry_after, .. } => (1, retry_after.unwrap_or(LONGEST)),
-            _ => return,
-        };
-        let Some(bucket) = item.buckets.get(bucket) else { return };
-        let wait = wait.min(LONGEST);
-        tracing::warn!(
-            bucket = &*bucket.key,
-            hold_s = wait.as_secs_f64(),
-            outcome = outcome.label(),
-            "provider asked to slow down; holding"
-        );
-        self.to_engine(Input::Hold { bucket: bucket.key.clone(), wait });
+        self.learn(item, outcome, granted_us, took);
     }
 
     /// Publishes an event, at most once.
@@ -152,10 +140,3 @@ impl Context {
         });
     }
 }
-
-/// Hold after "slow down" without a time.
-const THROTTLED: Duration = Duration::from_secs(1);
-/// Hold after the account itself was refused.
-const ACCOUNT_REFUSED: Duration = Duration::from_secs(30);
-/// No answer holds a limit here for longer.
-const LONGEST: Duration = Duration::from_secs(60);

@@ -288,8 +288,8 @@ impl Engine {
                 let _ = reply.send(items);
             }
             Input::Hold { bucket, wait } => {
-                let closed_until_us = self.now_us() + wait.as_micros() as u64;
-                self.standing.add(Source::Asked, bucket.clone(), Effect { closed_until_us, ..Effect::default() });
+                let now_us = self.now_us();
+                self.standing.close(Source::Asked, bucket.clone(), now_us + wait.as_micros() as u64, now_us);
                 self.stand(&[bucket]);
             }
             Input::Stand { source, effects } => {

@@ -22,6 +22,7 @@ mod pipeline;
 mod prefetch;
 mod settings;
 mod settle;
+mod signals;
 mod slots;
 mod standing;
 mod suppress;
@@ -38,7 +39,7 @@ use std::{
 use paceline_broker::{Broker, Names};
 use paceline_classifier::Classifier;
 use paceline_core::{CancelSet, Class, Lane, SuppressionSet, lane::TAIL, lanes::WorkerReport};
-use paceline_limiter::{Limiter, fleet::Fleet, ledger::Ledger};
+use paceline_limiter::{Limiter, fleet::Fleet, ledger::Ledger, signals::Signals};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -54,11 +55,13 @@ use crate::{
     lane::{LaneHandle, LaneTask},
     limits::Limits,
     settle::Settler,
+    signals::{Learning, Tally},
     slots::Slots,
 };
 pub use crate::{
     metrics::Metrics,
     settings::{Account, Destination, Limit, Named, Settings},
+    signals::{Keep, KeepError, Kept},
     world::World,
 };
 
@@ -68,6 +71,10 @@ pub struct Deps {
     pub limiter: Arc<dyn Limiter>,
     pub ledger: Arc<dyn Ledger>,
     pub fleet: Arc<dyn Fleet>,
+    /// What the fleet learns together.
+    pub signals: Arc<dyn Signals>,
+    /// Where that outlives a loss; `None`: nowhere.
+    pub keep: Option<Arc<dyn Keep>>,
     pub classifier: Arc<Classifier>,
     /// Operators' orders not to send; a change takes effect at once.
     pub cancels: watch::Receiver<Arc<CancelSet>>,
@@ -86,6 +93,7 @@ pub struct Worker {
     lanes: Arc<Vec<LaneHandle>>,
     lane_tasks: Vec<JoinHandle<()>>,
     engine: JoinHandle<()>,
+    learning: JoinHandle<()>,
     heartbeat: CancellationToken,
 }
 
@@ -102,7 +110,8 @@ const HEARTBEAT_LIFE: Duration = Duration::from_secs(10);
 impl Worker {
     /// Starts consuming. The topology must be there; services that are away are waited for.
     pub fn start(deps: Deps) -> Worker {
-        let Deps { broker, limiter, ledger, fleet, classifier, cancels, suppressions, metrics, world, settings } = deps;
+        let Deps { broker, limiter, ledger, fleet, signals, keep, classifier, cancels, suppressions, metrics, world, settings } =
+            deps;
         let limits = Arc::new(Limits::new(&settings));
         let intake = Arc::new(Intake {
             classifier: classifier.clone(),
@@ -131,6 +140,7 @@ impl Worker {
             present: Mutex::new(HashSet::new()),
             clock: RwLock::new(None),
             standing: watch::Sender::default(),
+            tally: Tally::default(),
             world,
             config: watch::Sender::new(generation::digest(&settings)),
             limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),
@@ -153,6 +163,7 @@ impl Worker {
         let (workers_sender, workers) = watch::channel(1);
         let heartbeat = CancellationToken::new();
         tokio::spawn(beat(cx.clone(), fleet.clone(), workers_sender, heartbeat.clone()));
+        let learning = tokio::spawn(Learning::new(cx.clone(), signals, keep).run(heartbeat.clone()));
         let busy = Arc::new(AtomicUsize::new(0));
         let lane_tasks = commands
             .into_iter()
@@ -173,7 +184,7 @@ impl Worker {
                 tokio::spawn(task.run())
             })
             .collect();
-        Worker { cx, fleet, lanes, lane_tasks, engine, heartbeat }
+        Worker { cx, fleet, lanes, lane_tasks, engine, learning, heartbeat }
     }
 
     /// What keeps limiter or ledger from answering; `None` while they do.
@@ -186,6 +197,7 @@ impl Worker {
     pub fn abandon(self) {
         self.lane_tasks.iter().for_each(JoinHandle::abort);
         self.engine.abort();
+        self.learning.abort();
         self.heartbeat.cancel();
     }
 
@@ -196,7 +208,7 @@ impl Worker {
 
     /// Stops taking mail, gives back what was not begun, and lets calls under way finish within the grace period.
     pub async fn drain(self) -> Drained {
-        let Worker { cx, fleet, lanes, lane_tasks, engine, heartbeat } = self;
+        let Worker { cx, fleet, lanes, lane_tasks, engine, learning, heartbeat } = self;
         let end = Instant::now() + cx.settings.drain_grace;
         let (reply, stopped) = oneshot::channel();
         cx.to_engine(Input::Stop { reply });
@@ -215,6 +227,7 @@ impl Worker {
         cx.to_engine(Input::Told { reply });
         let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
         heartbeat.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), learning).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), fleet.leave(&cx.settings.worker_id)).await;
         engine.abort();
         Drained { unfinished }

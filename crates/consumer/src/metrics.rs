@@ -1,6 +1,6 @@
 //! What a worker counts. Labels are bounded: class, destination, account, outcome, reason, purpose.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use paceline_broker::{Broker, Purpose};
 use paceline_core::Reason;
@@ -35,6 +35,20 @@ pub(crate) struct LaneLabels {
     pub(crate) destination: Arc<str>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ScopeLabels {
+    pub(crate) account: Arc<str>,
+    /// Empty: the account itself.
+    pub(crate) destination: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ChangeLabels {
+    pub(crate) account: Arc<str>,
+    pub(crate) destination: Arc<str>,
+    pub(crate) cause: &'static str,
+}
+
 type SendSeconds = Family<AccountLabels, Histogram, fn() -> Histogram>;
 
 /// The worker's metrics, registered once.
@@ -51,6 +65,9 @@ pub struct Metrics {
     pub(crate) limiter_errors: Counter,
     pub(crate) limiter_wait: Option<Histogram>,
     pub(crate) send_seconds: Option<SendSeconds>,
+    pub(crate) circuit_state: Family<ScopeLabels, Gauge>,
+    pub(crate) adaptive_rate: Family<ScopeLabels, Gauge<f64, AtomicU64>>,
+    pub(crate) limit_changes: Family<ChangeLabels, Counter>,
 }
 
 fn send_buckets() -> Histogram {
@@ -73,6 +90,11 @@ impl Metrics {
         registry.register("limiter_calls", "Calls to the limiter", m.limiter_calls.clone());
         registry.register("limiter_errors", "Calls to the limiter or the ledger without an answer", m.limiter_errors.clone());
         registry.register("limiter_wait_seconds", "From arrival in the worker to the date of the grant", wait);
+        let help = "0 closed, 1 half-open, 2 open; without a destination, the account's own";
+        registry.register("circuit_state", help, m.circuit_state.clone());
+        registry.register("adaptive_rate", "Recipients a second that are allowed, circuits apart", m.adaptive_rate.clone());
+        let help = "Changes of circuits and adaptive rates that this worker brought about";
+        registry.register("limit_changes", help, m.limit_changes.clone());
         registry.register("send_seconds", "Duration of calls to the provider", send);
         m
     }

@@ -76,7 +76,7 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
         item.parsed = Some(message);
         return bury(&cx, item, Reason::Cancelled).await;
     }
-    if grant.is_void() {
+    if grant.is_void() || cx.closed(&item) {
         item.parsed = Some(message);
         return cx.give_back(item);
     }
@@ -106,7 +106,7 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
     if !held_back.is_empty() && !suppress::some(&cx, &item, &message, &held_back).await {
         return;
     }
-    if grant.is_void() {
+    if grant.is_void() || cx.closed(&item) {
         if let Err(error) = cx.ledger.release(&claim).await {
             tracing::warn!(%error, "ledger: claim not withdrawn; it runs out by itself");
         }
@@ -125,7 +125,7 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
     let outcome = account.provider.send(Attempt { message: &message, idempotency_key: &item.idempotency_key() }).await;
     in_flight.dec();
     drop(slot);
-    cx.observe(&item, &outcome, clock.elapsed());
+    cx.observe(&item, &outcome, grant.date_us, clock.elapsed());
 
     let attempt = decide::Attempt {
         class: item.lane.class,

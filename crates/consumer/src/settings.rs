@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paceline_core::{Policy, Rate};
+use paceline_core::{Policy, Rate, circuit::CircuitPolicy, warmup::Warmup};
 use paceline_provider::Provider;
 
 /// One credentialed provider account.
@@ -11,6 +11,11 @@ pub struct Account {
     pub provider: Arc<dyn Provider>,
     /// `None`: the account itself is not limited.
     pub limit: Option<Limit>,
+    /// Never faster, whatever is learnt; `None`: the limit's own rate.
+    pub max_rate: Option<Rate>,
+    /// Whether rates and calls at a time follow what is refused, here and at its destinations.
+    pub adaptive: bool,
+    pub warmup: Option<Warmup>,
     /// Windows never exceeded, each of its rate's unit of time.
     pub quota: Vec<Rate>,
     /// Calls at a time from this worker.
@@ -34,6 +39,10 @@ pub struct Destination {
     pub name: Arc<str>,
     /// Per account.
     pub limit: Option<Limit>,
+    /// Never faster, whatever is learnt, per account; `None`: the limit's own rate.
+    pub max_rate: Option<Rate>,
+    /// Where it begins for an account that warms up; from then on as the account.
+    pub warmup_start: Option<Rate>,
     /// Over all accounts together.
     pub fleet: Option<Limit>,
     /// Windows never exceeded, per account.
@@ -70,6 +79,7 @@ pub struct Settings {
     /// Part of every quota window kept for critical mail, 0 to 1.
     pub quota_reserve: f64,
     pub policy: Policy,
+    pub circuit: CircuitPolicy,
     /// Posts in flight, over all accounts. Critical mail has a quarter more to itself.
     pub concurrency: usize,
     /// Bytes of message bodies this worker may hold while they wait.

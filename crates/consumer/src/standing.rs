@@ -48,9 +48,20 @@ impl Standing {
         gone.chain(new).collect()
     }
 
-    /// Adds one effect to what `source` says.
-    pub(crate) fn add(&mut self, source: Source, key: Arc<str>, effect: Effect) {
-        self.by_source.entry(source).or_default().insert(key, effect);
+    /// Closes one bucket for the fleet because `source` says so, no shorter than it was, and forgets what it had closed
+    /// until before now.
+    pub(crate) fn close(&mut self, source: Source, key: Arc<str>, until_us: u64, now_us: u64) {
+        let effects = self.by_source.entry(source).or_default();
+        effects.retain(|_, e| e.closed_until_us > now_us);
+        let effect = effects.entry(key).or_default();
+        if until_us > effect.closed_until_us {
+            *effect = Effect { closed_until_us: until_us, since_us: now_us, ..Effect::default() };
+        }
+    }
+
+    /// Whether nobody says anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_source.values().all(HashMap::is_empty)
     }
 
     /// What all of them come to at a bucket: closed for as long as anybody says, and the slowest that anybody says.
@@ -99,11 +110,20 @@ impl Effect {
     pub(crate) fn kind(&self, configured: Kind) -> Option<Kind> {
         match configured {
             Kind::Rate { interval_us, burst, reserve, shared } if self.rate_per_s.is_some() || self.no_burst => {
+                let was_us = interval_us;
                 let interval_us = self.rate_per_s.map_or(interval_us, |r| (1e6 / r).ceil().clamp(1.0, 1e12) as u64);
-                // No rate saves up more than a second of itself, unless it was configured to.
+                // A faster rate saves up no more than a second of itself, unless it was configured to; a slower one no
+                // longer than it was configured to, or it would still be fast for a while.
                 let second = u32::try_from(1_000_000 / interval_us).unwrap_or(u32::MAX).max(1);
-                let burst = if self.no_burst { 1 } else { burst.max(second) };
-                Some(Kind::Rate { interval_us, burst, reserve: reserve.min(burst - 1), shared })
+                let as_long = u64::from(burst).saturating_mul(was_us) / interval_us;
+                let most = match self.no_burst {
+                    true => 1,
+                    false if interval_us > was_us => u32::try_from(as_long).unwrap_or(u32::MAX).max(1),
+                    false => burst.max(second),
+                };
+                let reserve = u64::from(reserve) * u64::from(most) / u64::from(burst.max(1));
+                let reserve = u32::try_from(reserve).unwrap_or(u32::MAX).min(most - 1);
+                Some(Kind::Rate { interval_us, burst: most, reserve, shared })
             }
             Kind::Slots { limit, life_us } => {
                 let fewer = self.slots.map(|n| n.clamp(1, limit)).filter(|n| *n != limit);
@@ -141,11 +161,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_for_is_never_shortened_and_forgotten_when_over() {
+        let mut standing = Standing::default();
+        standing.close(Source::Asked, "a".into(), 9, 1);
+        standing.close(Source::Asked, "a".into(), 5, 2);
+        assert_eq!((standing.at("a").closed_until_us, standing.shared("a").since_us), (9, 1));
+        standing.close(Source::Asked, "b".into(), 20, 10);
+        assert_eq!(standing.at("a"), Effect::default());
+        assert!(!standing.is_empty() && standing.closed("b", 19));
+    }
+
+    #[test]
     fn a_bucket_as_it_is_now() {
         let configured = Kind::Rate { interval_us: 10_000, burst: 200, reserve: 40, shared: false };
         assert_eq!(Effect::default().kind(configured), None);
-        let slower = Kind::Rate { interval_us: 500_000, burst: 200, reserve: 40, shared: false };
+        let slower = Kind::Rate { interval_us: 500_000, burst: 4, reserve: 0, shared: false };
         assert_eq!(rate(2.0).kind(configured), Some(slower));
+        let faster = Kind::Rate { interval_us: 1_000, burst: 1_000, reserve: 200, shared: false };
+        assert_eq!(rate(1_000.0).kind(configured), Some(faster));
         let probing = Kind::Rate { interval_us: 500_000, burst: 1, reserve: 0, shared: false };
         assert_eq!(Effect { no_burst: true, ..rate(2.0) }.kind(configured), Some(probing));
         let slots = Kind::Slots { limit: 7, life_us: 5 };

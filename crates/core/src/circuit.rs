@@ -57,6 +57,8 @@ pub enum CircuitCause {
     Failures,
     /// The account itself was refused: credentials, suspension, credit.
     AccountRefused,
+    /// The receiving side distrusts the sender and has said for how long.
+    ReputationBlock,
     /// A probe failed.
     ProbeFailed,
     /// Open for long enough.
@@ -71,6 +73,7 @@ impl CircuitCause {
         match self {
             CircuitCause::Failures => "failures",
             CircuitCause::AccountRefused => "account_refused",
+            CircuitCause::ReputationBlock => "reputation_block",
             CircuitCause::ProbeFailed => "probe_failed",
             CircuitCause::Probing => "probing",
             CircuitCause::ProbesPassed => "probes_passed",

@@ -188,7 +188,8 @@ pub struct Force {
 /// What follows from what has been learnt: of an account with its `warmup`, of a destination without.
 pub fn force(learnt: &Learnt, policy: &PacePolicy, warmup: Option<&Warmup>, now_us: u64) -> Force {
     let adaptive = learnt.pace.rate_per_s.map(|_| learnt.pace.rate(policy));
-    let probing = matches!(learnt.circuit, Circuit::HalfOpen { .. });
+    // An open one is followed by probes, also where nobody has said so yet.
+    let probing = !learnt.circuit.is_closed();
     let probes = probing.then(|| 1.0 / PROBE_GAP.as_secs_f64());
     let warm = warmup.and_then(|w| w.ceiling(learnt.first_us, now_us)).filter(|w| *w < policy.ceiling_per_s);
     let least = [adaptive, probes, warm].into_iter().flatten().reduce(f64::min);
@@ -312,6 +313,11 @@ mod tests {
         l.circuit = Circuit::HalfOpen { since_us: now };
         assert_eq!(force(&l, &policy, None, now).rate_per_s, Some(2.0));
         l.circuit = Circuit::Open { until_us: now + 5 };
-        assert_eq!(force(&l, &policy, None, now).closed_until_us, Some(now + 5));
+        let open = force(&l, &policy, None, now);
+        assert_eq!(
+            (open.closed_until_us, open.probing, open.rate_per_s),
+            (Some(now + 5), true, Some(2.0)),
+            "no burst at its end"
+        );
     }
 }

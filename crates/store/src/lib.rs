@@ -10,6 +10,7 @@ mod dead_letters;
 mod directives;
 mod error;
 mod jobs;
+mod learnt;
 mod options;
 mod postgres;
 mod sql;
@@ -26,6 +27,7 @@ pub use dead_letters::{
 pub use directives::{Directives, Standing};
 pub use error::Error;
 pub use jobs::{FailedItem, Item, ItemOutcome, Job, JobKind, JobState, Jobs, Leased, NewJob, Plan, Purge};
+pub use learnt::{Learning, LearntRow};
 pub use options::Options;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
@@ -40,6 +42,6 @@ pub trait Ping: Send + Sync {
 }
 
 /// Everything a store does. `Arc<dyn Store>` turns into an `Arc` of any of its parts.
-pub trait Store: DeadLetters + Jobs + Cancels + Directives + Suppressions + Audit + Ping {}
+pub trait Store: DeadLetters + Jobs + Cancels + Directives + Suppressions + Learning + Audit + Ping {}
 
-impl<T: DeadLetters + Jobs + Cancels + Directives + Suppressions + Audit + Ping> Store for T {}
+impl<T: DeadLetters + Jobs + Cancels + Directives + Suppressions + Learning + Audit + Ping> Store for T {}

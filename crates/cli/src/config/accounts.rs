@@ -10,7 +10,7 @@ use super::{
     feedback::feedback,
     providers::{CREDENTIALS, provider},
     section::Section,
-    shaping::{Limit, limit, quota},
+    shaping::{Limit, limit, max_rate, quota},
     values,
 };
 
@@ -22,7 +22,7 @@ pub struct Account {
     pub http: HttpSettings,
     /// `None`: the account has no rate of its own.
     pub limit: Option<Limit>,
-    /// Ceiling of the adaptive rate; `limit`'s rate unless given. Not in force yet.
+    /// Ceiling of the adaptive rate; `limit`'s rate unless given.
     pub max_rate: Option<Rate>,
     /// Windows never exceeded.
     pub quota: Vec<Rate>,
@@ -30,7 +30,8 @@ pub struct Account {
     pub concurrency: usize,
     /// Calls at a time from all workers together.
     pub fleet_concurrency: Option<u32>,
-    /// Not in force yet.
+    /// Whether rates follow what is refused, here and at its destinations.
+    pub adaptive: bool,
     pub warmup: Option<Warmup>,
     /// How the events of its provider are known; none are taken without.
     pub feedback: Option<Scheme>,
@@ -93,24 +94,18 @@ fn account(s: &Section<'_>) -> Option<Account> {
     if limit.is_none() && !s.has("rate") {
         s.warn_self("has no rate: nothing but the destinations' limits paces it");
     }
-    let max_rate = s.get("max_rate", values::rate);
-    if let (Some(limit), Some(max)) = (limit, max_rate) {
-        if max.interval_us() > limit.rate.interval_us() {
-            s.report("max_rate", format!("is less than rate = \"{}\"", limit.rate));
-        } else if max.interval_us() != limit.rate.interval_us() {
-            s.not_in_force("max_rate");
-        }
-    }
+    let max_rate = max_rate(s, limit);
+    let adaptive = s.or("adaptive", true, values::boolean);
     let quota = quota(s);
     let warmup = warmup(&s.section("warmup"));
-    s.not_in_force("warmup");
     let feedback = feedback(s);
     Some(Account {
         name: name?,
         provider: provider?,
         http,
         limit,
-        max_rate: max_rate.or(limit.map(|l| l.rate)),
+        max_rate,
+        adaptive,
         quota,
         concurrency: concurrency as usize,
         fleet_concurrency,

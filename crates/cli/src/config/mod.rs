@@ -29,12 +29,12 @@ use std::{
 };
 
 use paceline_classifier::Classifier;
-use paceline_core::Policy;
+use paceline_core::{Policy, circuit::CircuitPolicy};
 use paceline_provider::ReplyRules;
 
 pub use accounts::{Account, Warmup};
 pub use address::Address;
-pub use policy::{CircuitConfig, DedupConfig, SuppressionConfig};
+pub use policy::{DedupConfig, SuppressionConfig};
 pub use problem::{ConfigError, Origin, Problem};
 pub use runtime::{LogConfig, LogFormat, WorkerConfig};
 use section::{Context, Section};
@@ -60,7 +60,7 @@ pub struct Config {
     /// What replies mean; every account goes by it.
     pub reply_rules: ReplyRules,
     pub retry: Policy,
-    pub circuit: CircuitConfig,
+    pub circuit: CircuitPolicy,
     pub dedup: DedupConfig,
     pub suppression: SuppressionConfig,
     pub worker: WorkerConfig,

@@ -2,21 +2,14 @@
 
 use std::time::Duration;
 
-use paceline_core::{Class, Policy, RetryPolicy};
+use paceline_core::{Class, Policy, RetryPolicy, circuit::CircuitPolicy};
 
 use super::{section::Section, values};
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// What a circuit looks back on is kept second by second.
+const WINDOW_MOST: Duration = Duration::from_secs(600);
 const MS: Duration = Duration::from_millis(1);
-
-/// `[circuit]`. Not in force yet.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CircuitConfig {
-    pub rejection_rate: f64,
-    pub window: Duration,
-    pub open: Duration,
-    pub min_samples: u32,
-}
 
 /// `[dedup]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,13 +88,12 @@ pub(super) fn retry(s: &Section<'_>) -> Policy {
     Policy::new(policies)
 }
 
-pub(super) fn circuit(s: &Section<'_>) -> CircuitConfig {
-    s.not_in_force_self();
-    let time = || values::duration(Duration::from_secs(1), DAY);
-    CircuitConfig {
+pub(super) fn circuit(s: &Section<'_>) -> CircuitPolicy {
+    let time = |most| values::duration(Duration::from_secs(1), most);
+    CircuitPolicy {
         rejection_rate: s.or("rejection_rate", 0.2, values::number(0.01, 1.0)),
-        window: s.or("window", Duration::from_secs(60), time()),
-        open: s.or("open", Duration::from_secs(30), time()),
+        window: s.or("window", Duration::from_secs(60), time(WINDOW_MOST)),
+        open: s.or("open", Duration::from_secs(30), time(DAY)),
         min_samples: s.or("min_samples", 20, values::integer32(1, 1_000_000)),
     }
 }

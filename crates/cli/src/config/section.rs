@@ -124,13 +124,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Likewise for the whole section.
-    pub(super) fn not_in_force_self(&self) {
-        if self.given() {
-            self.context.warn(&self.origin, &self.path, NOT_IN_FORCE);
-        }
-    }
-
     /// The value; `None` where it is not given, or wrong and reported.
     pub(super) fn get<T>(&self, key: &str, read: impl FnOnce(&Node) -> Result<T, String>) -> Option<T> {
         let entry = self.entry(key)?;

@@ -21,6 +21,10 @@ pub struct Destination {
     pub domains: Vec<Domain>,
     /// Per account. `None`: only the account's own.
     pub limit: Option<Limit>,
+    /// Ceiling of the adaptive rate; `limit`'s rate unless given.
+    pub max_rate: Option<Rate>,
+    /// Where it begins for an account that warms up.
+    pub warmup_start: Option<Rate>,
     /// Over all accounts together.
     pub fleet: Option<Limit>,
     /// Windows never exceeded, per account.
@@ -49,6 +53,19 @@ pub(super) fn limit(s: &Section<'_>, rate_key: &str, burst_key: &str, default: O
         Some(rate) => Some(Limit { rate, burst: burst.unwrap_or(rate.one_second()) }),
         None => default.map(|d| Limit { burst: burst.unwrap_or(d.burst), ..d }),
     }
+}
+
+/// `max_rate`: the ceiling of the adaptive rate, no less than the rate.
+pub(super) fn max_rate(s: &Section<'_>, limit: Option<Limit>) -> Option<Rate> {
+    let max = s.get("max_rate", values::rate)?;
+    match limit {
+        Some(limit) if max.interval_us() > limit.rate.interval_us() => {
+            s.report("max_rate", format!("is less than rate = \"{}\"", limit.rate));
+        }
+        None if !s.has("rate") => s.report("max_rate", "has no effect without `rate`"),
+        _ => {}
+    }
+    Some(max)
 }
 
 /// `quota`: windows, each with a unit of time of its own.
@@ -104,6 +121,8 @@ pub(super) fn destinations(sections: Vec<Section<'_>>, with_presets: bool) -> (V
                 name: preset.name.into(),
                 domains,
                 limit: Some(limit_of(preset)),
+                max_rate: None,
+                warmup_start: None,
                 fleet: None,
                 quota: vec![],
                 concurrency: None,
@@ -134,6 +153,8 @@ fn destination(s: &Section<'_>, shipped: &[Preset]) -> Option<Destination> {
     let preset = name.as_ref().and_then(|name| shipped.iter().find(|p| p.name == name));
     let domains = s.filled_list("domains", values::domain);
     let limit = limit(s, "rate", "burst", preset.map(limit_of));
+    let max_rate = max_rate(s, limit);
+    let warmup_start = s.get("warmup_start", values::rate);
     let fleet = self::limit(s, "fleet_rate", "fleet_burst", None);
     let quota = quota(s);
     let concurrency = s.get("concurrency", values::integer32(1, 10_000));
@@ -146,7 +167,7 @@ fn destination(s: &Section<'_>, shipped: &[Preset]) -> Option<Destination> {
         return None;
     }
     let domains = domains.or_else(|| preset.map(|p| domains_of(p).collect()))?;
-    Some(Destination { name: name?, domains, limit, fleet, quota, concurrency })
+    Some(Destination { name: name?, domains, limit, max_rate, warmup_start, fleet, quota, concurrency })
 }
 
 fn domains_of(preset: &Preset) -> impl Iterator<Item = Domain> + use<> {

@@ -378,9 +378,23 @@ fn what_is_not_in_force_is_said() {
     );
     let c = read(&text).unwrap();
     let keys: Vec<_> = c.warnings.iter().filter(|w| w.problem.contains("not in force yet")).map(|w| w.key.as_str()).collect();
-    assert_eq!(keys, ["account[0].max_rate", "account[0].warmup", "broker.max_depth", "circuit"]);
+    assert_eq!(keys, ["broker.max_depth"]);
     assert!(read(&format!("{ACCOUNT}max_rate = \"100/s\"")).unwrap().warnings.is_empty());
-    assert_eq!(mistakes(&format!("{ACCOUNT}max_rate = \"50/s\"")).len(), 1);
+    for (text, key) in [
+        (format!("{ACCOUNT}max_rate = \"50/s\""), "account[0].max_rate: is less than"),
+        (
+            "[[destination]]\nname = \"google\"\nrate = \"9/s\"\nmax_rate = \"8/s\"".into(),
+            "destination[0].max_rate: is less than",
+        ),
+        (
+            "[[destination]]\nname = \"a\"\ndomains = [\"a.org\"]\nmax_rate = \"8/s\"".into(),
+            "destination[0].max_rate: has no effect",
+        ),
+        ("[circuit]\nwindow = \"11min\"".into(), "circuit.window"),
+    ] {
+        let found = mistakes(&text);
+        assert!(found.len() == 1 && found[0].contains(key), "{text}: {found:?}");
+    }
 }
 
 #[test]

@@ -14,13 +14,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, Topology, header_text, memory::MemoryBroker};
 use paceline_classifier::{Classifier, DestinationSpec, Destinations};
-use paceline_consumer::{Account, Deps, Destination, Limit, Metrics, Named, Settings, Worker, World};
+use paceline_consumer::{Account, Deps, Destination, Keep, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_core::{
     Cancel, CancelSet, DeadLetter, Domain, Message, Outcome, Policy, ProviderAnswer, Rate, Reason, Rejected, RetryPolicy, Scope,
-    Selector, SuppressionSet, dead_letter,
+    Selector, SuppressionSet,
+    circuit::CircuitPolicy,
+    dead_letter,
     suppression::{Change, Entry, Kind},
 };
-use paceline_limiter::{fleet::LocalFleet, ledger::LocalLedger, local::LocalLimiter};
+use paceline_limiter::{fleet::LocalFleet, ledger::LocalLedger, local::LocalLimiter, signals::LocalSignals};
 use paceline_provider::{Attempt, Provider};
 use tokio::{
     sync::watch,
@@ -96,6 +98,9 @@ struct Rig {
     fleet_concurrency: Option<u32>,
     tenants: Vec<Named>,
     suppressions: watch::Sender<Arc<SuppressionSet>>,
+    circuit: CircuitPolicy,
+    signals: Arc<LocalSignals>,
+    keep: Option<Arc<dyn Keep>>,
 }
 
 impl Rig {
@@ -112,6 +117,9 @@ impl Rig {
             fleet_concurrency: None,
             tenants: vec![],
             suppressions: watch::Sender::new(Arc::new(SuppressionSet::new(1, true))),
+            circuit: CircuitPolicy::default(),
+            signals: Arc::new(LocalSignals::new()),
+            keep: None,
         }
     }
 
@@ -128,6 +136,9 @@ impl Rig {
             name: "main".into(),
             provider: self.provider.clone(),
             limit: None,
+            max_rate: None,
+            adaptive: true,
+            warmup: None,
             quota: self.quota.clone(),
             concurrency: 32,
             fleet_concurrency: self.fleet_concurrency,
@@ -138,6 +149,8 @@ impl Rig {
             limiter: self.limiter.clone(),
             ledger: self.ledger.clone(),
             fleet: Arc::new(LocalFleet::new()),
+            signals: self.signals.clone(),
+            keep: self.keep.clone(),
             classifier: Arc::new(Classifier::new(vec![], destinations)),
             cancels: self.cancels.subscribe(),
             suppressions: self.suppressions.subscribe(),
@@ -150,6 +163,8 @@ impl Rig {
                 destinations: vec![Destination {
                     name: "google".into(),
                     limit: google,
+                    max_rate: None,
+                    warmup_start: None,
                     fleet: None,
                     quota: vec![],
                     concurrency: None,
@@ -161,6 +176,7 @@ impl Rig {
                 reserve: 0.2,
                 quota_reserve: 0.0,
                 policy: Policy::new([quick; 4]),
+                circuit: self.circuit,
                 concurrency: 32,
                 held_bytes: 32 << 20,
                 max_message_bytes: 10 << 20,

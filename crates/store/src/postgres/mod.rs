@@ -109,6 +109,7 @@ fn migrations() -> Vec<Migration> {
         one(2, "jobs", include_str!("../../../../migrations/postgres/0002_jobs.sql")),
         one(3, "suppressions", include_str!("../../../../migrations/postgres/0003_suppressions.sql")),
         one(4, "limit orders", include_str!("../../../../migrations/postgres/0004_limit_orders.sql")),
+        one(5, "learnt", include_str!("../../../../migrations/postgres/0005_learnt.sql")),
     ]
 }
 

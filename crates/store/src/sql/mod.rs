@@ -24,6 +24,7 @@ mod filter;
 mod ids;
 mod job_rows;
 mod jobs;
+mod learnt;
 mod plan;
 mod purge;
 mod query;

@@ -7,10 +7,11 @@ use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteConnectOptions}
 use crate::Error;
 
 /// In order; `user_version` counts those a file has seen.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../../migrations/sqlite/0001_store.sql"),
     include_str!("../../../../migrations/sqlite/0002_suppressions.sql"),
     include_str!("../../../../migrations/sqlite/0003_limit_orders.sql"),
+    include_str!("../../../../migrations/sqlite/0004_learnt.sql"),
 ];
 
 /// Says whose file it is, where SQLite keeps that: "PcSt".

@@ -5,6 +5,7 @@
 mod cancels;
 mod directives;
 mod jobs;
+mod learnt;
 mod letters;
 mod life;
 mod postgres;

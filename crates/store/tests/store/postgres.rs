@@ -70,7 +70,7 @@ async fn eight_processes_may_start_at_once() {
         assert_eq!(start.await.unwrap().unwrap(), [Written::New]);
     }
     assert_eq!(open(&url).list(&Filter::default()).await.unwrap().len(), 8);
-    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "4");
+    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "5");
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn a_database_of_the_first_version_is_upgraded_with_its_rows() {
     store.close().await;
     // Back to what the first migration alone had made.
     for step in [
-        "drop table dead_letter_jobs, dead_letter_job_items, operator_audit, directives, directive_versions, suppressions",
+        "drop table dead_letter_jobs, dead_letter_job_items, operator_audit, directives, directive_versions, suppressions, learnt",
         "drop index dead_letters_refused",
         "alter table dead_letters drop column settled, drop column settled_at, drop column job",
         "delete from paceline_migrations where version > 1",
@@ -156,5 +156,5 @@ async fn a_database_of_the_first_version_is_upgraded_with_its_rows() {
     assert_eq!(states, [("new".to_owned(), State::Open), ("old".to_owned(), State::Open)]);
     let job = store.create(&order(JobKind::Discard, Filter::default())).await.unwrap().unwrap();
     assert_eq!(job.total, 2);
-    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "4");
+    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "5");
 }
