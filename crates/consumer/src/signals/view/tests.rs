@@ -56,7 +56,7 @@ fn what_is_known_holds_at_its_buckets() {
     assert!(view.take(0, &answer(1, &[(google(), open(NOW + 5))])).is_empty());
     let effects = view.effects(NOW);
     let closed = Effect { closed_until_us: NOW + 5, rate_per_s: Some(2.0), no_burst: true, ..Effect::default() };
-    assert_eq!(effects, HashMap::from([("account:main:destination:google".into(), closed)]));
+    assert_eq!((effects["account:main:destination:google"], effects.get("account:main")), (closed, None));
     assert!(view.restless());
     view.take(0, &answer(2, &[(None, open(NOW + 9)), (google(), Learnt::default())]));
     assert_eq!(view.effects(NOW)["account:main:destination:google"], Effect::default(), "others may think otherwise");
@@ -89,7 +89,8 @@ fn refusals_change_the_rate_only_where_it_is_adaptive() {
     for (adaptive, keys) in [(true, 2), (false, 0)] {
         let mut view = view(adaptive);
         view.take(0, &answer(1, &[(google(), cut)]));
-        assert_eq!(view.effects(NOW).len(), keys, "adaptive: {adaptive}");
+        let changed = view.effects(NOW).into_values().filter(|e| *e != Effect::default()).count();
+        assert_eq!(changed, keys, "adaptive: {adaptive}");
     }
 }
 
