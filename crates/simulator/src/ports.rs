@@ -23,6 +23,7 @@ use paceline_limiter::{
     fleet::{Alive, Fleet, LocalFleet},
     ledger::{Claim, Claimed, Ledger, LedgerError, LocalLedger, Recorded},
     local::{LocalClock, LocalLimiter},
+    signals::{Answer, LocalSignals, Report, Signals},
 };
 use paceline_provider::{Attempt, Category, Provider, ReplyRules, Verdict};
 use tokio::{
@@ -59,6 +60,7 @@ pub(crate) struct Redis {
     pub(crate) limiter: Arc<LocalLimiter>,
     pub(crate) ledger: Arc<LocalLedger>,
     pub(crate) fleet: Arc<LocalFleet>,
+    pub(crate) signals: Arc<LocalSignals>,
 }
 
 impl Redis {
@@ -68,6 +70,7 @@ impl Redis {
             limiter: Arc::new(LocalLimiter::with_clock(clock)),
             ledger: Arc::new(LocalLedger::new(window).with_clock(clock)),
             fleet: Arc::new(LocalFleet::new()),
+            signals: Arc::new(LocalSignals::new().with_clock(clock)),
         }
     }
 }
@@ -227,6 +230,14 @@ impl Ledger for Ports {
     async fn release(&self, claim: &Claim) -> Result<(), LedgerError> {
         self.life.to_redis(self.shared.fleet.limiter_latency.0).await?;
         self.shared.redis().ledger.release(claim).await
+    }
+}
+
+#[async_trait]
+impl Signals for Ports {
+    async fn exchange(&self, report: &Report) -> Result<Answer, LimiterError> {
+        self.life.to_redis(self.shared.fleet.limiter_latency.0).await?;
+        self.shared.redis().signals.exchange(report).await
     }
 }
 

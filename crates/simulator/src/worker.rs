@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use paceline_classifier::{Classifier, DestinationSpec, Destinations};
 use paceline_consumer::{Account, Deps, Destination, Limit, Metrics, Named, Settings, Worker, World};
-use paceline_core::{Class, Domain, Policy, Rate, RetryPolicy, SuppressionSet, Timestamp};
+use paceline_core::{Class, Domain, Policy, Rate, RetryPolicy, SuppressionSet, Timestamp, circuit::CircuitPolicy};
 use tokio::sync::watch;
 
 use crate::{
@@ -49,6 +49,9 @@ impl Plan {
             name: a.name.as_str().into(),
             provider: Arc::new(Through { ports: ports.clone(), account: a.name.clone(), classifier: self.classifier.clone() }),
             limit: a.rate.map(|r| limit(r, a.burst)),
+            max_rate: a.max_rate,
+            adaptive: true,
+            warmup: None,
             quota: a.quota.clone(),
             concurrency: s.fleet.concurrency,
             fleet_concurrency: a.concurrency,
@@ -57,6 +60,8 @@ impl Plan {
         let destination = |d: &scenario::Destination| Destination {
             name: d.name.as_str().into(),
             limit: d.rate.map(|r| limit(r, d.burst)),
+            max_rate: d.max_rate,
+            warmup_start: None,
             fleet: d.fleet_rate.map(|r| limit(r, d.fleet_burst)),
             quota: d.quota.clone(),
             concurrency: d.concurrency,
@@ -76,6 +81,8 @@ impl Plan {
             limiter: ports.clone(),
             ledger: ports.clone(),
             fleet: ports.clone(),
+            signals: ports.clone(),
+            keep: None,
             classifier: self.classifier.clone(),
             cancels: watch::Sender::default().subscribe(),
             suppressions: watch::Sender::new(Arc::new(SuppressionSet::new(1, true))).subscribe(),
@@ -93,6 +100,7 @@ impl Plan {
                 reserve: s.limits.reserve,
                 quota_reserve: s.limits.quota_reserve,
                 policy: policy(&s.retry),
+                circuit: CircuitPolicy::default(),
                 concurrency: s.fleet.concurrency,
                 held_bytes: s.fleet.held_bytes,
                 max_message_bytes: 10 << 20,
