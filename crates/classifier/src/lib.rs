@@ -73,6 +73,11 @@ impl Classifier {
         self.destinations.lookup(domain)
     }
 
+    /// Whether both judge by the same rules.
+    pub fn same_rules(&self, other: &Classifier) -> bool {
+        self.rules == other.rules
+    }
+
     /// How many rules there are.
     pub fn rules(&self) -> usize {
         self.rules.len()

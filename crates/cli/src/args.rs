@@ -6,9 +6,20 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        cancel::CancelArgs, classify::ClassifyArgs, completions::CompletionsArgs, demo::DemoArgs, dlq::DlqCommand,
-        healthcheck::HealthcheckArgs, lanes::LanesArgs, reply::ReplyArgs, sandbox::SandboxArgs, send::SendArgs,
-        suppress::SuppressCommand, topology::TopologyCommand,
+        cancel::CancelArgs,
+        classify::ClassifyArgs,
+        completions::CompletionsArgs,
+        demo::DemoArgs,
+        dlq::DlqCommand,
+        healthcheck::HealthcheckArgs,
+        lanes::LanesArgs,
+        limits::LimitsCommand,
+        pause::{PauseCommand, ResumeCommand},
+        reply::ReplyArgs,
+        sandbox::SandboxArgs,
+        send::SendArgs,
+        suppress::SuppressCommand,
+        topology::TopologyCommand,
     },
     output::Format,
 };
@@ -67,7 +78,8 @@ pub enum Command {
     /// Run a worker pod: takes mail from the lanes, paces it, sends it
     ///
     /// Ends on SIGTERM or SIGINT after the calls under way have finished, within [worker] drain_grace. Any number of
-    /// workers share one set of limits. Health and metrics are on [http] listen.
+    /// workers share one set of limits. Health and metrics are on [http] listen. SIGHUP makes it read its configuration
+    /// anew: limits, [retry] and [circuit] change without a restart.
     ///
     /// With --embedded DIR (or broker.url = "spool:…") this one process is the whole system: it also writes dead letters
     /// and carries replays on, and a second one on the same directory is refused. `send`, `dlq` and `cancel` with the same
@@ -135,6 +147,38 @@ pub enum Command {
   paceline cancel --list
   paceline cancel --remove c-20260131-2g9k0m7f4c")]
     Cancel(CancelArgs),
+    /// Hold mail back: all through an account, to a destination, or of a class
+    ///
+    /// Fleet-wide within two seconds, across restarts, until it is resumed or its time is over. The mail waits in its lanes,
+    /// at the broker: no attempt is spent, nothing is lost, and what is routed elsewhere goes on. Calls under way finish.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  paceline pause account main
+  paceline pause destination google --for 2h --note 'TICKET-17'
+  paceline pause list"
+    )]
+    Pause(PauseCommand),
+    /// Let mail go on that was paused
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  paceline resume account main
+  paceline resume destination google"
+    )]
+    Resume(ResumeCommand),
+    /// Show the limits in force and what set them, or set one for all workers
+    ///
+    /// A rate that an operator sets takes the place of the configured one, in either direction, without a restart, until it
+    /// is reset or its time is over. What was learnt from a provider's answers may hold mail below it.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  paceline limits show
+  paceline limits set account:main 50/s --until 2h
+  paceline limits reset account:main"
+    )]
+    Limits(LimitsCommand),
     /// Keep recipients from being mailed, or let them be mailed again
     ///
     /// A recipient on the suppression list becomes a dead letter `suppressed` instead of being mailed; the other

@@ -9,6 +9,7 @@ pub mod config;
 mod demo;
 pub mod exit;
 pub mod feedback;
+pub mod follow;
 mod lanes;
 mod learnt;
 pub mod logging;
@@ -56,7 +57,7 @@ async fn run(Cli { global, command }: Cli) -> Result<(), Failure> {
         Command::Worker => {
             let config = service(&global)?;
             global.embedded.as_deref().map_or(Ok(()), own_directory)?;
-            commands::worker::run(&config).await
+            commands::worker::run(&config, load).await
         }
         Command::Control => commands::control::run(&service(&global)?).await,
         Command::Sandbox(args) => commands::sandbox::run(&args, format, level).await,
@@ -84,6 +85,18 @@ async fn run(Cli { global, command }: Cli) -> Result<(), Failure> {
         Command::Cancel(args) => {
             logging::command(level)?;
             commands::cancel::run(&load()?, &args, format).await
+        }
+        Command::Pause(command) => {
+            logging::command(level)?;
+            commands::pause::run(&load()?, &command, format).await
+        }
+        Command::Resume(command) => {
+            logging::command(level)?;
+            commands::pause::resume(&load()?, &command, format).await
+        }
+        Command::Limits(command) => {
+            logging::command(level)?;
+            commands::limits::run(&load()?, &command, format).await
         }
         Command::Suppress(command) => {
             logging::command(level)?;

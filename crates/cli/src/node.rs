@@ -12,6 +12,7 @@ use paceline_consumer::{Account, Deps, Destination, Drained, Limit, Metrics, Nam
 use paceline_control::{Check, Readiness, SharedRegistry, health_router, serve};
 use paceline_core::warmup::Warmup;
 use paceline_limiter::fleet::Reports;
+use paceline_provider::Provider;
 use paceline_store::Store;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -20,11 +21,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, BrokerUrl, Config},
     exit::Failure,
-    feedback, lanes, learnt, orders, services, suppressions,
+    feedback, follow, lanes, learnt, orders, services, suppressions,
 };
 
-/// How long a worker waits at its start for the suppression list, once nothing more of it comes.
-const SUPPRESSIONS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a worker waits at its start for what operators have ordered: pauses, limits, and the suppression list once
+/// nothing more of it comes.
+const ORDERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running worker and what stands around it.
 ///
@@ -38,6 +40,9 @@ pub struct Node {
     http_addr: SocketAddr,
     worker: Worker,
     reports: Arc<dyn Reports>,
+    /// What is in force, and its accounts.
+    config: Config,
+    accounts: Vec<Account>,
     helpers: Vec<JoinHandle<()>>,
     http: JoinHandle<std::io::Result<()>>,
     shutdown: CancellationToken,
@@ -121,8 +126,12 @@ impl Node {
         tracing::info!(changed = !applied.nothing_changed(), "topology in place");
         topology_sender.send_replace(None);
 
-        let (cancels, following) = orders::follow(store.clone());
-        if !suppressions::known(suppressed.state, SUPPRESSIONS_PATIENCE).await {
+        let cancels = orders::cancels(store.clone());
+        let directives = orders::directives(store.clone());
+        if !follow::known(directives.known.clone(), ORDERS_PATIENCE).await {
+            tracing::warn!("pauses and operators' limits are not known yet; mail goes out as configured until they are");
+        }
+        if !suppressions::known(suppressed.state, ORDERS_PATIENCE).await {
             tracing::warn!("the suppression list is not known yet; mail goes out unchecked until it is");
         }
         let worker = Worker::start(Deps {
@@ -133,11 +142,12 @@ impl Node {
             signals: shared.signals,
             keep: Some(learnt::keep(store.clone())),
             classifier: config.classifier.clone(),
-            cancels,
+            cancels: cancels.orders,
             suppressions: suppressed.list,
+            directives: directives.orders,
             metrics,
             world: World::default(),
-            settings: settings(config, &id, accounts),
+            settings: settings(config, &id, accounts.clone()),
         });
         let mut faults = worker.limits_fault();
         let relay = tokio::spawn(async move {
@@ -158,7 +168,9 @@ impl Node {
             http_addr,
             worker,
             reports,
-            helpers: vec![relay, following, suppressed.task, reporting],
+            config: config.clone(),
+            accounts,
+            helpers: vec![relay, cancels.task, directives.task, suppressed.task, reporting],
             http,
             shutdown,
         })
@@ -186,6 +198,21 @@ impl Node {
         self.http_addr
     }
 
+    /// Brings the limits and policies of a configuration that was read anew into force, and names what else has changed.
+    pub fn reread(&mut self, config: &Config) {
+        let (merged, left) = config::reread(&self.config, config);
+        for what in &left {
+            tracing::warn!("SIGHUP: changed in the configuration, but only a restart brings it into force: {what}");
+        }
+        // Their providers stay: connections, and what was learnt of them.
+        let accounts =
+            merged.accounts.iter().zip(&self.accounts).map(|(account, before)| limited(account, before.provider.clone()));
+        self.accounts = accounts.collect();
+        self.worker.reread(settings(&merged, &self.id, self.accounts.clone()));
+        self.config = merged;
+        tracing::info!(left = left.len(), "SIGHUP: the configuration's limits are in force");
+    }
+
     /// Gives back what was not begun, lets calls under way finish within `worker.drain_grace`, writes the last acks and
     /// dead letters, and ends.
     pub async fn drain(self) -> Drained {
@@ -204,7 +231,11 @@ fn account(account: &config::Account) -> Result<Account, Failure> {
     let agent = concat!("paceline/", env!("CARGO_PKG_VERSION"));
     let provider = paceline_provider::build(account.provider.clone(), &account.http, agent)
         .map_err(|e| Failure::usage(format!("account {}: {e}", account.name)))?;
-    Ok(Account {
+    Ok(limited(account, provider))
+}
+
+fn limited(account: &config::Account, provider: Arc<dyn Provider>) -> Account {
+    Account {
         name: account.name.as_str().into(),
         provider,
         limit: account.limit.map(limit),
@@ -215,7 +246,7 @@ fn account(account: &config::Account) -> Result<Account, Failure> {
         concurrency: account.concurrency,
         fleet_concurrency: account.fleet_concurrency,
         total_timeout: account.http.total_timeout,
-    })
+    }
 }
 
 fn limit(limit: config::Limit) -> Limit {

@@ -1,63 +1,53 @@
-//! What operators have ordered, followed from the store, so that every worker knows within two seconds.
+//! The orders that workers follow: what must not be sent, what is paused, which limits operators have set.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use paceline_core::CancelSet;
+use async_trait::async_trait;
+use paceline_core::{CancelSet, Directives};
 use paceline_store::{Error, Store, Which};
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
-};
 
-/// How often the store is asked whether anything changed.
-const LOOK: Duration = Duration::from_secs(1);
-/// A look that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::follow::{self, Following};
 
-/// The cancel orders in force, kept up to date until the task is aborted. While the store is away the last known ones
-/// hold: mail is not kept back for them.
-pub fn follow(store: Arc<dyn Store>) -> (watch::Receiver<Arc<CancelSet>>, JoinHandle<()>) {
-    let (orders, following) = watch::channel(Arc::new(CancelSet::default()));
-    let task = tokio::spawn(async move {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut known, mut lost) = (None, false);
-        loop {
-            ticks.tick().await;
-            let looked = timeout(PATIENCE, look(&*store, known)).await;
-            let looked = looked.unwrap_or_else(|_| Err(Error::Unavailable("no answer in time".into())));
-            match looked {
-                Ok(changed) => {
-                    if std::mem::take(&mut lost) {
-                        tracing::info!("the store answers again: cancel orders are followed");
-                    }
-                    if let Some((version, set)) = changed {
-                        known = Some(version);
-                        orders.send_replace(Arc::new(set));
-                    }
-                }
-                Err(error) if !lost => {
-                    lost = true;
-                    tracing::warn!(
-                        error = error.in_full(),
-                        "cancel orders cannot be read from the store; the last known ones hold"
-                    );
-                }
-                Err(_) => {}
-            }
-        }
-    });
-    (following, task)
+/// The cancel orders in force.
+pub fn cancels(store: Arc<dyn Store>) -> Following<CancelSet> {
+    follow::orders(Cancels(store))
 }
 
-/// The orders with their version, where it is not the known one.
-async fn look(store: &dyn Store, known: Option<i64>) -> Result<Option<(i64, CancelSet)>, Error> {
-    let version = store.cancels_version().await?;
-    if known == Some(version) {
-        return Ok(None);
+/// The pauses and limits that operators have ordered. An order that ends by itself may still be among them.
+pub fn directives(store: Arc<dyn Store>) -> Following<Directives> {
+    follow::orders(Standing(store))
+}
+
+struct Cancels(Arc<dyn Store>);
+
+#[async_trait]
+impl follow::Orders for Cancels {
+    type Set = CancelSet;
+    const WHAT: &'static str = "cancel orders";
+
+    async fn version(&self) -> Result<i64, Error> {
+        self.0.cancels_version().await
     }
-    let orders = store.cancels(Which::InForce).await?;
-    let set = CancelSet::new(orders.into_iter().map(|o| o.cancel));
-    Ok(Some((version, set)))
+
+    async fn read(&self) -> Result<CancelSet, Error> {
+        let orders = self.0.cancels(Which::InForce).await?;
+        Ok(CancelSet::new(orders.into_iter().map(|o| o.cancel)))
+    }
+}
+
+struct Standing(Arc<dyn Store>);
+
+#[async_trait]
+impl follow::Orders for Standing {
+    type Set = Directives;
+    const WHAT: &'static str = "pauses and operators' limits";
+
+    async fn version(&self) -> Result<i64, Error> {
+        self.0.directives_version().await
+    }
+
+    async fn read(&self) -> Result<Directives, Error> {
+        let (pauses, limits) = (self.0.pauses(Which::InForce).await?, self.0.limit_orders(Which::InForce).await?);
+        Ok(Directives::new(pauses.into_iter().map(|p| p.order), limits.into_iter().map(|l| l.order)))
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use async_trait::async_trait;
 use paceline_control::Check;
 use paceline_core::SuppressionSet;
 use paceline_store::{Error, Suppressions};
@@ -14,16 +15,10 @@ use prometheus_client::{
     metrics::gauge::ConstGauge,
     registry::Registry,
 };
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
-};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
-/// How often the store is asked whether anything changed.
-const LOOK: Duration = Duration::from_secs(1);
-/// One answer that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::follow::{self, Look, in_time};
+
 /// Changes of one answer.
 const PAGE: u32 = 10_000;
 
@@ -62,7 +57,7 @@ impl State {
 /// Follows the list. While the store is away the one last known holds.
 pub fn follow(store: Arc<dyn Suppressions>, critical_through_soft: bool) -> Following {
     let (follower, list, state) = Follower::new(store, critical_through_soft);
-    Following { list, state, task: tokio::spawn(follower.run()) }
+    Following { list, state, task: follow::every_second(follower) }
 }
 
 /// Waits for the whole list to be known, as long as reading it goes on; false where it does not within `patience`.
@@ -110,23 +105,6 @@ impl Follower {
         (follower, list, state)
     }
 
-    async fn run(mut self) {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            match self.look().await {
-                Ok(()) => {
-                    let before = self.states.send_if_modified(|state| std::mem::replace(state, State::Known) != State::Known);
-                    if before {
-                        tracing::info!(listed = self.set.len(), "the suppression list is followed");
-                    }
-                }
-                Err(error) => self.lost(&error),
-            }
-        }
-    }
-
     fn lost(&self, error: &Error) {
         let away = State::Away { whole: self.was_whole, why: error.in_full() };
         // The same every second is no news, and no progress for whoever waits.
@@ -142,8 +120,10 @@ impl Follower {
             tracing::warn!(error = error.in_full(), "the suppression list cannot be read from the store; {holds}");
         }
     }
+}
 
-    /// Reads what changed, if anything.
+#[async_trait]
+impl Look for Follower {
     async fn look(&mut self) -> Result<(), Error> {
         if self.whole && self.at == in_time(self.store.suppressions_version()).await? {
             return Ok(());
@@ -171,10 +151,17 @@ impl Follower {
             }
         }
     }
-}
-
-async fn in_time<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(Error::Unavailable("no answer in time".into())))
+    fn looked(&mut self, result: Result<(), Error>) {
+        match result {
+            Ok(()) => {
+                let before = self.states.send_if_modified(|state| std::mem::replace(state, State::Known) != State::Known);
+                if before {
+                    tracing::info!(listed = self.set.len(), "the suppression list is followed");
+                }
+            }
+            Err(error) => self.lost(&error),
+        }
+    }
 }
 
 /// `paceline_suppressed_addresses`: the length of the list as this worker knows it.

@@ -31,7 +31,10 @@ use crate::{
 };
 
 pub(crate) struct Context {
-    pub(crate) settings: Settings,
+    /// As the worker was started.
+    pub(crate) settings: Arc<Settings>,
+    /// The same with the limits and policies that the configuration has now.
+    pub(crate) current: watch::Sender<Arc<Settings>>,
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) ledger: Arc<dyn Ledger>,
@@ -82,6 +85,11 @@ impl Context {
     pub(crate) fn limiter_now_us(&self) -> Option<u64> {
         let clock = *self.clock.read().unwrap_or_else(PoisonError::into_inner);
         clock.map(|c| c.now_us(Instant::now().into_std()))
+    }
+
+    /// The limits and policies that are configured now.
+    pub(crate) fn current(&self) -> Arc<Settings> {
+        self.current.borrow().clone()
     }
 
     /// From now until that moment of the limiter's clock.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use paceline_broker::Purpose;
-use paceline_core::{CancelSet, Reason, Timestamp};
+use paceline_core::{CancelSet, InvalidMessage, Reason, Timestamp};
 use paceline_limiter::{
     BucketSpec, Kind, Limiter, LimiterError, Reply, Why,
     clock::ServerClock,
@@ -21,9 +21,10 @@ use tokio::{
 
 use crate::{
     context::Context,
+    dead,
     item::Item,
-    lane::{Command, LaneHandle},
-    limits::Limits,
+    lane::LaneHandle,
+    limits::{self, Limits},
     metrics::LaneLabels,
     pipeline::{self, Grant},
     slots::Lease,
@@ -45,6 +46,8 @@ pub(crate) enum Input {
     Hold { bucket: Arc<str>, wait: Duration },
     /// All that `source` has to say about limits, in place of what it said before.
     Stand { source: Source, effects: HashMap<Arc<str>, Effect> },
+    /// Limits have changed: all that waits is judged by these.
+    Limits(Arc<Limits>),
     /// A granted message's call has ended, or was not made: the fleet's slots it held are free.
     Ended { buckets: Arc<[BucketSpec]> },
     /// No more grants: the worker drains.
@@ -72,6 +75,10 @@ pub(crate) struct Engine {
     limiter: Arc<dyn Limiter>,
     limits: Arc<Limits>,
     standing: Standing,
+    /// What is closed, until when.
+    closed: HashMap<Arc<str>, u64>,
+    /// What binds the lanes that were last sent to rest.
+    resting: Vec<Option<Arc<str>>>,
     pacer: Pacer<Item>,
     lanes: Arc<Vec<LaneHandle>>,
     /// Consumers up to this epoch are gone, by lane.
@@ -95,12 +102,15 @@ impl Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
         let lost = vec![0; lanes.len()];
         let expiries = vec![None; lanes.len()];
+        let resting = vec![None; lanes.len()];
         let cancels = cx.cancels.clone();
         Engine {
             cx,
             limiter,
             limits,
             standing: Standing::default(),
+            closed: HashMap::new(),
+            resting,
             pacer,
             lanes,
             lost,
@@ -264,17 +274,7 @@ impl Engine {
                     return; // Its consumer is gone; the message will come again.
                 }
                 earliest(&mut self.expiries[item.origin.lane], item.expires_at);
-                let head = Head {
-                    cost: item.cost.clone(),
-                    class: item.lane.class,
-                    destination: item.lane.destination.clone(),
-                    weight: 1,
-                    buckets: item.buckets.clone(),
-                    handle: item,
-                };
-                let lane = self.lanes[head.handle.origin.lane].key.clone();
-                let now_us = self.now_us();
-                self.pacer.push(lane, head, now_us);
+                self.wait(item);
             }
             Input::Lost { lane, epoch } => {
                 self.lost[lane] = self.lost[lane].max(epoch);
@@ -296,6 +296,7 @@ impl Engine {
                 let changed = self.standing.set(source, effects);
                 self.stand(&changed);
             }
+            Input::Limits(limits) => self.change(limits),
             Input::Ended { buckets } => {
                 let now_us = self.now_us();
                 self.pacer.release(&buckets, now_us);
@@ -312,18 +313,95 @@ impl Engine {
         }
     }
 
+    /// Puts a message among those that wait.
+    fn wait(&mut self, mut item: Item) {
+        if item.limits != self.limits.version
+            && let Err(problem) = self.judge_again(&mut item)
+        {
+            let (cx, letter) = (self.cx.clone(), dead::invalid(&item.journey, Some(&item.id), &problem, self.cx.now()));
+            self.cx.tasks.spawn(async move { pipeline::finish_dead(&cx, item, letter).await });
+            return;
+        }
+        let head = Head {
+            cost: item.cost.clone(),
+            class: item.lane.class,
+            destination: item.lane.destination.clone(),
+            weight: 1,
+            buckets: item.buckets.clone(),
+            handle: item,
+        };
+        let lane = self.lanes[head.handle.origin.lane].key.clone();
+        let now_us = self.now_us();
+        self.pacer.push(lane, head, now_us);
+    }
+
+    /// Which limits a message meets that was judged by others. Where it could never meet them it is no message.
+    fn judge_again(&self, item: &mut Item) -> Result<(), InvalidMessage> {
+        let message = item.message(self.cx.settings.max_message_bytes)?;
+        let charges = self.limits.of(item.account, &message, &self.cx.classifier);
+        item.keep(message);
+        if let Some(quota) = limits::too_large_for(&charges) {
+            return Err(InvalidMessage::new("to", format!("more recipients than the quota {quota} ever allows")));
+        }
+        (item.buckets, item.cost) = charges;
+        item.limits = self.limits.version;
+        Ok(())
+    }
+
+    /// Other limits are in force: what waits here is judged by them, and what rests looks whether it may go.
+    fn change(&mut self, limits: Arc<Limits>) {
+        // The fleet hears of it: what workers say who have not changed yet is older.
+        self.cx.config.send_if_modified(|digest| *digest != limits.digest && {
+            digest.clone_from(&limits.digest);
+            true
+        });
+        self.limits = limits;
+        let mut held = Vec::new();
+        for lane in self.lanes.iter() {
+            held.extend(self.pacer.take_lane(&lane.key));
+        }
+        let keys = self.standing.keys();
+        self.stand(&keys);
+        // Each lane's in the order of delivery, which is not that in which they came back.
+        held.sort_by_key(|item| (item.origin.lane, item.origin.seq));
+        held.into_iter().for_each(|item| self.wait(item));
+        self.wake(|_| true);
+    }
+
+    /// Lanes that rest for a reason that is over come back.
+    fn wake(&mut self, over: impl Fn(&Arc<str>) -> bool) {
+        for (lane, binding) in self.lanes.iter().zip(&mut self.resting) {
+            if binding.as_ref().is_some_and(&over) {
+                *binding = None;
+                lane.wake();
+            }
+        }
+    }
+
     /// Brings what has changed into force, and lets others see it.
     fn stand(&mut self, changed: &[Arc<str>]) {
         let now_us = self.now_us();
+        let mut opened = false;
         for key in changed {
             let effect = self.standing.at(key);
-            let shared = self.standing.shared(key);
-            self.pacer.hold_bucket(key, self.standing.own(key).closed_until_us, now_us);
-            let kind = self.limits.configured(key).and_then(|kind| effect.kind(kind));
-            let stands = kind.is_some() || shared.since_us > 0;
-            let standing = stands.then_some(Stands { kind, closed_until_us: shared.closed_until_us, since_us: shared.since_us });
-            self.pacer.set_standing(key, standing, now_us);
+            let until_us = effect.closed_until_us;
+            let before = if until_us > now_us { self.closed.insert(key.clone(), until_us) } else { self.closed.remove(key) };
+            opened |= before.is_some_and(|before| before > until_us.max(now_us));
+            match limits::group(key) {
+                Some(group) => self.pacer.hold_group(key, group, until_us, now_us),
+                None => {
+                    self.pacer.hold_bucket(key, self.standing.own(key).closed_until_us, now_us);
+                    let shared = self.standing.shared(key);
+                    let kind = self.limits.configured(key).and_then(|kind| effect.kind(kind));
+                    let stands = kind.is_some() || shared.since_us > 0;
+                    let (closed_until_us, since_us) = (shared.closed_until_us, shared.since_us);
+                    let standing = stands.then_some(Stands { kind, closed_until_us, since_us });
+                    self.pacer.set_standing(key, standing, now_us);
+                }
+            }
         }
+        // What has opened may be what kept any of a lane's messages, not only the first of them.
+        self.wake(|binding| opened || changed.contains(binding));
         if !changed.is_empty() {
             self.cx.standing.send_replace(Arc::new(self.standing.clone()));
         }
@@ -428,7 +506,8 @@ impl Engine {
                 );
                 let wait = wait.min(REST_MOST);
                 self.view.rest(index, now_us + wait.as_micros() as u64, &hint, &self.pacer, lane);
-                lane.command(Command::Rest { until: Instant::now() + wait });
+                lane.rest(Instant::now() + wait);
+                self.resting[index] = Some(hint.bucket);
             }
         }
         self.view.look(&Sight {

@@ -7,10 +7,10 @@ use std::{fmt::Write, sync::Arc};
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::settings::Settings;
+use crate::{limits::Rates, settings::Settings};
 
-/// The digest of everything in `settings` that limits are made of; names are in it only as part of the digest.
-pub(crate) fn digest(settings: &Settings) -> Arc<str> {
+/// The digest of everything in `settings` that limits are made of, with the rates that operators have `ordered` in place; names are in it only as part of the digest.
+pub(crate) fn digest(settings: &Settings, ordered: &Rates) -> Arc<str> {
     let Settings { accounts, destinations, tail, tenants, senders, recipient, reserve, quota_reserve, .. } = settings;
     let mut lines: Vec<String> = Vec::new();
     for a in accounts {
@@ -28,6 +28,9 @@ pub(crate) fn digest(settings: &Settings) -> Arc<str> {
     let mut text = lines.join("\n");
     let recipient = recipient.as_ref().map(|r| (&r.limit, &r.quota));
     // Writing into a string cannot fail.
+    for (name, rate) in ordered.of_pairs() {
+        let _ = write!(text, "\n{name} {rate}");
+    }
     let _ = write!(text, "\n{tail:?} {recipient:?} {reserve:?} {quota_reserve:?}");
     format!("{:032x}", xxh3_128(text.as_bytes())).into()
 }
@@ -39,12 +42,12 @@ mod tests {
 
     #[test]
     fn limits_make_the_digest_and_nothing_else_does() {
-        let base = digest(&settings());
-        assert_eq!(base, digest(&settings()));
+        let base = digest(&settings(), &Rates::new());
+        assert_eq!(base, digest(&settings(), &Rates::new()));
         let with = |change: &dyn Fn(&mut Settings)| {
             let mut settings = settings();
             change(&mut settings);
-            digest(&settings)
+            digest(&settings, &Rates::new())
         };
         assert_eq!(base, with(&|s| s.accounts.reverse()));
         assert_eq!(base, with(&|s| s.worker_id = "another".into()));
@@ -59,7 +62,9 @@ mod tests {
             &|s| s.tenants.push(Named { name: "x".into(), limit, quota: vec![] }),
             &|s| s.reserve += 0.1,
         ];
-        let mut seen = vec![base];
+        let ordered = [("destination:google".parse().unwrap(), "1/s".parse().unwrap())].into_iter().collect();
+        let mut seen = vec![base, digest(&settings(), &ordered)];
+        assert_ne!(seen[0], seen[1]);
         for change in changes {
             let digest = with(change);
             assert!(!seen.contains(&digest));

@@ -37,7 +37,7 @@ pub(crate) enum Verdict {
 /// What reading a delivery needs to know.
 pub(crate) struct Intake {
     pub(crate) classifier: Arc<Classifier>,
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) limits: watch::Receiver<Arc<Limits>>,
     /// Account names, in the order of preference.
     pub(crate) accounts: Vec<Arc<str>>,
     pub(crate) max_message_bytes: usize,
@@ -64,7 +64,8 @@ impl Intake {
             },
         };
         let classified = self.classifier.classify(&message, &delivery.routing_key);
-        let charges = self.limits.of(account, &message, &self.classifier);
+        let limits = self.limits.borrow().clone();
+        let charges = limits.of(account, &message, &self.classifier);
         if let Some(quota) = limits::too_large_for(&charges) {
             let problem = format!("more recipients than the quota {quota} ever allows");
             return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem));
@@ -73,6 +74,7 @@ impl Intake {
         let turn = classified.spread.filter(|_| journey.attempts == 0).map(|s| turn_within(s, &message, &journey));
         let not_before = journey.not_before.max(message.not_before).max(turn);
         let mut item = self.item(delivery, origin, classified.lane, journey, account, charges, message);
+        item.limits = limits.version;
         if item.expired(now) {
             return Verdict::Dead(item, Reason::Expired);
         }
@@ -119,6 +121,7 @@ impl Intake {
             expires_at: message.expires_at,
             account,
             buckets,
+            limits: 0,
             cost,
             recipients: message.recipient_count(),
             parsed: (delivery.body.len() <= KEEP_PARSED).then(|| Box::new(message)),

@@ -37,6 +37,8 @@ pub(crate) struct Item {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) account: usize,
     pub(crate) buckets: Arc<[BucketSpec]>,
+    /// The version of the limits that `buckets` come from.
+    pub(crate) limits: u64,
     pub(crate) cost: Cost,
     pub(crate) recipients: usize,
 }
@@ -48,6 +50,11 @@ impl Item {
             Some(message) => Ok(message),
             None => Message::parse(&self.body, self.properties.message_id.as_deref(), max_bytes).map(Box::new),
         }
+    }
+
+    /// Keeps the message parsed, where it is not too large for that.
+    pub(crate) fn keep(&mut self, message: Box<Message>) {
+        self.parsed = (self.body.len() <= KEEP_PARSED).then_some(message);
     }
 
     /// The message's id; of a replay with its batch: a provider that honours the key would take it for the original, or

@@ -21,6 +21,7 @@ use crate::{
     engine::Input,
     intake::{Intake, Verdict},
     item::{Item, Origin},
+    limits::Limits,
     pipeline,
     prefetch::{self, MOST, START, Share, Sizes},
     suppress,
@@ -30,7 +31,11 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Command {
     /// Give everything back and come again then.
-    Rest { until: Instant },
+    Rest {
+        until: Instant,
+        /// Unless the lane has been woken since this count, or is.
+        woken: Option<u64>,
+    },
     /// Give everything back and end.
     Stop,
 }
@@ -43,17 +48,29 @@ pub(crate) struct LaneHandle {
     pub(crate) lane: Option<Lane>,
     commands: mpsc::Sender<Command>,
     held: AtomicUsize,
+    /// How often it was woken.
+    woken: watch::Sender<u64>,
 }
 
 impl LaneHandle {
     pub(crate) fn new(key: Arc<str>, lane: Option<Lane>) -> (LaneHandle, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(4);
-        (LaneHandle { key, lane, commands, held: AtomicUsize::new(0) }, receiver)
+        (LaneHandle { key, lane, commands, held: AtomicUsize::new(0), woken: watch::Sender::new(0) }, receiver)
     }
 
     /// Tells the lane's task. A full channel means that it has been told already.
     pub(crate) fn command(&self, command: Command) {
         let _ = self.commands.try_send(command);
+    }
+
+    /// Sends the lane's mail back to the broker until then, or until it is woken.
+    pub(crate) fn rest(&self, until: Instant) {
+        self.command(Command::Rest { until, woken: Some(*self.woken.borrow()) });
+    }
+
+    /// What kept it is over: it comes back now.
+    pub(crate) fn wake(&self) {
+        self.woken.send_modify(|count| *count += 1);
     }
 
     /// As [`LaneHandle::command`], certainly.
@@ -89,6 +106,7 @@ pub(crate) struct LaneTask {
     pub(crate) commands: mpsc::Receiver<Command>,
     /// Lanes with mail, over the worker.
     pub(crate) busy: Arc<AtomicUsize>,
+    pub(crate) limits: watch::Receiver<Arc<Limits>>,
     /// Messages a second the lane can move at most.
     pub(crate) rate: f64,
 }
@@ -106,13 +124,15 @@ impl LaneTask {
 
     pub(crate) async fn run(mut self) {
         let mut epoch = 0;
+        self.set_rate();
         let mut pause = Duration::from_millis(100);
         loop {
+            self.look_at_limits();
             let share = prefetch::share(self.rate, *self.workers.borrow());
             if let Share::Holder(_) = share
                 && !self.lease().await
             {
-                match self.rest(Instant::now() + LEASE / 3).await {
+                match self.rest(Instant::now() + LEASE / 3, None).await {
                     Some(()) => continue,
                     None => return,
                 }
@@ -122,7 +142,7 @@ impl LaneTask {
                 Ok(consumer) => consumer,
                 Err(error) => {
                     tracing::warn!(lane = &*key, %error, "lane cannot be consumed; trying again");
-                    match self.rest(Instant::now() + pause).await {
+                    match self.rest(Instant::now() + pause, None).await {
                         Some(()) => {}
                         None => return,
                     }
@@ -133,7 +153,7 @@ impl LaneTask {
             pause = Duration::from_millis(100);
             epoch += 1;
             match self.consume(consumer, epoch).await {
-                Some(Command::Rest { until }) if self.rest(until).await.is_some() => {}
+                Some(Command::Rest { until, woken }) if self.rest(until, woken).await.is_some() => {}
                 Some(_) => return,
                 None => {}
             }
@@ -141,10 +161,15 @@ impl LaneTask {
     }
 
     /// Waits; `None` when told to stop meanwhile.
-    async fn rest(&mut self, until: Instant) -> Option<()> {
+    async fn rest(&mut self, until: Instant, seen: Option<u64>) -> Option<()> {
+        let mut woken = self.me().woken.subscribe();
         loop {
+            if seen.is_some_and(|seen| *woken.borrow_and_update() != seen) {
+                return Some(());
+            }
             tokio::select! {
                 biased;
+                _ = woken.changed(), if seen.is_some() => {}
                 () = sleep_until(until) => return Some(()),
                 command = self.commands.recv() => match command {
                     Some(Command::Rest { .. }) => {}
@@ -152,6 +177,17 @@ impl LaneTask {
                 },
             }
         }
+    }
+
+    fn look_at_limits(&mut self) {
+        if self.limits.has_changed().unwrap_or(false) {
+            self.set_rate();
+        }
+    }
+
+    fn set_rate(&mut self) {
+        let limits = self.limits.borrow_and_update().clone();
+        self.rate = self.me().lane.as_ref().map_or(f64::MAX, |l| limits.lane_rate(&l.destination));
     }
 
     async fn lease(&self) -> bool {
@@ -194,6 +230,7 @@ impl LaneTask {
                     return Some(command);
                 }
                 Next::Adjust => {
+                    self.look_at_limits();
                     let share = prefetch::share(self.rate, *self.workers.borrow());
                     if let Share::Holder(_) = share
                         && Instant::now() >= leased_until
@@ -202,7 +239,7 @@ impl LaneTask {
                         if !self.lease().await {
                             // Another worker holds the lane now.
                             self.give_back(consumer).await;
-                            return Some(Command::Rest { until: Instant::now() + LEASE / 3 });
+                            return Some(Command::Rest { until: Instant::now() + LEASE / 3, woken: None });
                         }
                     }
                     window.look(self.me().held.load(Ordering::Relaxed));

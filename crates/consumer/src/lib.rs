@@ -10,6 +10,7 @@
 mod board;
 mod context;
 mod dead;
+mod directives;
 mod engine;
 mod generation;
 mod intake;
@@ -38,7 +39,7 @@ use std::{
 
 use paceline_broker::{Broker, Names};
 use paceline_classifier::Classifier;
-use paceline_core::{CancelSet, Class, Lane, SuppressionSet, lane::TAIL, lanes::WorkerReport};
+use paceline_core::{CancelSet, Class, Directives, Lane, SuppressionSet, lane::TAIL, lanes::WorkerReport};
 use paceline_limiter::{Limiter, fleet::Fleet, ledger::Ledger, signals::Signals};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -50,10 +51,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     board::Board,
     context::Context,
+    directives::Follower,
     engine::{Engine, Input},
     intake::Intake,
     lane::{LaneHandle, LaneTask},
-    limits::Limits,
+    limits::{Limits, Rates},
     settle::Settler,
     signals::{Learning, Tally},
     slots::Slots,
@@ -80,6 +82,8 @@ pub struct Deps {
     pub cancels: watch::Receiver<Arc<CancelSet>>,
     /// Recipients that must not be mailed; a change takes effect at once.
     pub suppressions: watch::Receiver<Arc<SuppressionSet>>,
+    /// What operators have ordered: pauses, and limits in place of the configured ones; a change takes effect at once.
+    pub directives: watch::Receiver<Arc<Directives>>,
     pub metrics: Metrics,
     /// Time of day and chance; [`World::default`] is the real one.
     pub world: World,
@@ -94,6 +98,7 @@ pub struct Worker {
     lane_tasks: Vec<JoinHandle<()>>,
     engine: JoinHandle<()>,
     learning: JoinHandle<()>,
+    following: JoinHandle<()>,
     heartbeat: CancellationToken,
 }
 
@@ -110,12 +115,13 @@ const HEARTBEAT_LIFE: Duration = Duration::from_secs(10);
 impl Worker {
     /// Starts consuming. The topology must be there; services that are away are waited for.
     pub fn start(deps: Deps) -> Worker {
-        let Deps { broker, limiter, ledger, fleet, signals, keep, classifier, cancels, suppressions, metrics, world, settings } =
-            deps;
-        let limits = Arc::new(Limits::new(&settings));
+        let Deps { broker, limiter, ledger, fleet, signals, keep, classifier, cancels, suppressions, directives, .. } = deps;
+        let (metrics, world, settings) = (deps.metrics, deps.world, Arc::new(deps.settings));
+        let limits = Arc::new(Limits::ordered(&settings, &Rates::new(), 0));
+        let (limits_sender, limits_receiver) = watch::channel(limits.clone());
         let intake = Arc::new(Intake {
             classifier: classifier.clone(),
-            limits: limits.clone(),
+            limits: limits_receiver.clone(),
             accounts: settings.accounts.iter().map(|a| a.name.clone()).collect(),
             max_message_bytes: settings.max_message_bytes,
             cancels: cancels.clone(),
@@ -142,8 +148,9 @@ impl Worker {
             standing: watch::Sender::default(),
             tally: Tally::default(),
             world,
-            config: watch::Sender::new(generation::digest(&settings)),
+            config: watch::Sender::new(limits.digest.clone()),
             limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),
+            current: watch::Sender::new(settings.clone()),
             settings,
         });
 
@@ -159,6 +166,10 @@ impl Worker {
         let lanes = Arc::new(handles);
         let engine = Engine::new(cx.clone(), limiter, limits.clone(), lanes.clone());
         let engine = tokio::spawn(engine.run(inputs));
+        // Before any mail is taken.
+        let mut follower = Follower::new(cx.clone(), directives, limits_sender);
+        follower.apply();
+        let following = tokio::spawn(follower.run());
 
         let (workers_sender, workers) = watch::channel(1);
         let heartbeat = CancellationToken::new();
@@ -169,7 +180,6 @@ impl Worker {
             .into_iter()
             .enumerate()
             .map(|(index, commands)| {
-                let rate = lanes[index].lane.as_ref().map_or(f64::MAX, |l| limits.lane_rate(&l.destination));
                 let task = LaneTask {
                     cx: cx.clone(),
                     intake: intake.clone(),
@@ -179,12 +189,27 @@ impl Worker {
                     handle: lanes.clone(),
                     commands,
                     busy: busy.clone(),
-                    rate,
+                    limits: limits_receiver.clone(),
+                    rate: 0.0,
                 };
                 tokio::spawn(task.run())
             })
             .collect();
-        Worker { cx, fleet, lanes, lane_tasks, engine, learning, heartbeat }
+        Worker { cx, fleet, lanes, lane_tasks, engine, learning, following, heartbeat }
+    }
+
+    /// The configuration has been read anew. Limits and policies of `settings` are in force from now on; accounts are those
+    /// that there were, in their order, and all else stays as it was.
+    pub fn reread(&self, settings: Settings) {
+        let same = settings.accounts.iter().map(|a| &a.name).eq(self.cx.settings.accounts.iter().map(|a| &a.name));
+        debug_assert!(same, "accounts stay the same");
+        if !same {
+            return tracing::error!("other accounts than at the start: limits stay as they were");
+        }
+        for (index, account) in settings.accounts.iter().enumerate() {
+            self.cx.slots.resize(index, account.concurrency);
+        }
+        self.cx.current.send_replace(Arc::new(settings));
     }
 
     /// What keeps limiter or ledger from answering; `None` while they do.
@@ -208,7 +233,7 @@ impl Worker {
 
     /// Stops taking mail, gives back what was not begun, and lets calls under way finish within the grace period.
     pub async fn drain(self) -> Drained {
-        let Worker { cx, fleet, lanes, lane_tasks, engine, learning, heartbeat } = self;
+        let Worker { cx, fleet, lanes, lane_tasks, engine, learning, following, heartbeat } = self;
         let end = Instant::now() + cx.settings.drain_grace;
         let (reply, stopped) = oneshot::channel();
         cx.to_engine(Input::Stop { reply });
@@ -229,6 +254,7 @@ impl Worker {
         heartbeat.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), learning).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), fleet.leave(&cx.settings.worker_id)).await;
+        following.abort();
         engine.abort();
         Drained { unfinished }
     }

@@ -1,16 +1,23 @@
 //! Which limits a message meets, and what it costs each.
 
+mod rates;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use paceline_classifier::Classifier;
-use paceline_core::{EmailAddress, Message, Rate, lane::TAIL};
-use paceline_limiter::{BucketSpec, Cost, Kind};
+use paceline_core::{Class, EmailAddress, Message, Rate, lane::TAIL};
+use paceline_limiter::{BucketSpec, Cost, Kind, pacer::Group};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::settings::{Destination, Limit, Named, Settings};
+pub(crate) use self::rates::Rates;
+use crate::{generation, settings::{Destination, Limit, Named, Settings}};
 
 /// The fleet's limits, as buckets.
 pub(crate) struct Limits {
+    /// Rises with every change.
+    pub(crate) version: u64,
+    /// What tells the fleet that workers have the same.
+    pub(crate) digest: Arc<str>,
     accounts: Vec<PerAccount>,
     /// Over all accounts, by destination.
     fleet: HashMap<Arc<str>, BucketSpec>,
@@ -34,7 +41,15 @@ struct PerAccount {
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 impl Limits {
+    /// As configured.
+    #[cfg(test)]
     pub(crate) fn new(settings: &Settings) -> Limits {
+        Limits::ordered(settings, &Rates::new(), 0)
+    }
+
+    /// As configured, but for the rates that operators have set.
+    pub(crate) fn ordered(settings: &Settings, rates: &Rates, version: u64) -> Limits {
+        let settings = &rates.over(settings);
         let make = Make { reserve: settings.reserve, quota_reserve: settings.quota_reserve };
         let fleet: HashMap<_, _> = settings
             .destinations
@@ -45,13 +60,14 @@ impl Limits {
             .accounts
             .iter()
             .map(|a| {
-                let key = format!("account:{}", a.name);
+                let key = account_key(&a.name);
                 let life = a.total_timeout + LEASE_MARGIN;
                 let mut own = vec![make.rate(key.clone(), a.limit.unwrap_or(UNLIMITED))];
                 own.extend(make.quotas(&key, &a.quota));
                 own.extend(a.fleet_concurrency.map(|most| slots(&key, most, life)));
                 let list = |d: &Destination| {
-                    let key = format!("{key}:destination:{}", d.name);
+                    let d = &rates.destination(&a.name, d);
+                    let key = pair_key(&a.name, &d.name);
                     // The destination's rate comes second, whether or not it has one: holds find it there.
                     let mut list = vec![own[0].clone(), make.rate(key.clone(), d.limit.unwrap_or(UNLIMITED))];
                     list.extend(fleet.get(&d.name).cloned());
@@ -68,6 +84,8 @@ impl Limits {
             of.iter().map(buckets).collect()
         };
         Limits {
+            version,
+            digest: generation::digest(settings, rates),
             accounts,
             fleet,
             tenants: named("tenant", &settings.tenants),
@@ -131,7 +149,7 @@ impl Limits {
     }
 
     fn tail_bucket(&self, account: &str, domain: &str) -> BucketSpec {
-        self.make.rate(format!("account:{account}:domain:{domain}"), self.tail).narrow()
+        self.make.rate(tail_prefix(account) + domain, self.tail).narrow()
     }
 
     /// What the bucket is configured to be; `None` for those of single domains, tenants, senders and recipients.
@@ -160,6 +178,36 @@ impl Limits {
         let sum: f64 = accounts.sum();
         self.fleet.get(destination).map_or(sum, |f| sum.min(per_second(f)))
     }
+}
+
+/// The bucket of an account's rate.
+pub(crate) fn account_key(account: &str) -> String {
+    format!("account:{account}")
+}
+
+/// The bucket of a destination's rate through an account. For the tail it is no bucket: it stands for those of all domains
+/// there ([`tail_prefix`]).
+pub(crate) fn pair_key(account: &str, destination: &str) -> String {
+    format!("account:{account}:destination:{destination}")
+}
+
+/// How the buckets of the tail's domains through an account begin.
+pub(crate) fn tail_prefix(account: &str) -> String {
+    format!("account:{account}:domain:")
+}
+
+/// Stands for all mail of a class; no bucket either.
+pub(crate) fn class_key(class: Class) -> String {
+    format!("class:{class}")
+}
+
+/// The mail that a key stands for which is no bucket's.
+pub(crate) fn group(key: &str) -> Option<Group> {
+    if let Some(class) = key.strip_prefix("class:") {
+        return class.parse().ok().map(Group::Class);
+    }
+    let account = key.strip_prefix("account:")?.strip_suffix(":destination:tail")?;
+    Some(Group::Keys { prefix: tail_prefix(account).into(), of: TAIL.into() })
 }
 
 /// A quota that is less than what the message costs it, if there is one: it could never go, and would keep its lane.

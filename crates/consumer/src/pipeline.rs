@@ -135,7 +135,7 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
         now: cx.now(),
         jitter: cx.world.chance(),
     };
-    let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.settings.policy);
+    let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.current().policy);
     cx.count(&item, &outcome);
     let provider_id = match &outcome {
         Outcome::Accepted { provider_id, .. } => provider_id.as_deref(),
@@ -216,7 +216,7 @@ pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim,
                 now,
                 jitter: cx.world.chance(),
             };
-            let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.settings.policy);
+            let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.current().policy);
             cx.count(&item, &outcome);
             match disposition {
                 Disposition::Retry { .. } => {

@@ -6,6 +6,7 @@ use paceline_core::{Policy, Rate, circuit::CircuitPolicy, warmup::Warmup};
 use paceline_provider::Provider;
 
 /// One credentialed provider account.
+#[derive(Clone)]
 pub struct Account {
     pub name: Arc<str>,
     pub provider: Arc<dyn Provider>,
@@ -61,6 +62,7 @@ pub struct Named {
 }
 
 /// All that shapes a worker, beside the services it talks to.
+#[derive(Clone)]
 pub struct Settings {
     /// Unique in the fleet; owner of claims and leases.
     pub worker_id: Arc<str>,

@@ -20,6 +20,8 @@ pub(crate) struct Slots {
     /// For critical mail only: slow calls of other classes cannot take every place.
     critical: Arc<Semaphore>,
     accounts: Vec<Arc<Semaphore>>,
+    /// How many of each.
+    sizes: Vec<AtomicUsize>,
     /// In KiB.
     memory: Arc<Semaphore>,
     memory_kib: u32,
@@ -63,15 +65,31 @@ pub(crate) struct Slot {
 
 impl Slots {
     pub(crate) fn new(concurrency: usize, accounts: impl Iterator<Item = usize>, memory: u64) -> Slots {
+        let sizes: Vec<usize> = accounts.collect();
         let memory_kib = u32::try_from(memory / 1024).unwrap_or(u32::MAX).max(1);
         Slots {
             concurrency,
             all: Arc::new(Semaphore::new(concurrency)),
             critical: Arc::new(Semaphore::new((concurrency / 4).max(1))),
-            accounts: accounts.map(|n| Arc::new(Semaphore::new(n))).collect(),
+            accounts: sizes.iter().map(|n| Arc::new(Semaphore::new(*n))).collect(),
+            sizes: sizes.into_iter().map(AtomicUsize::new).collect(),
             memory: Arc::new(Semaphore::new(memory_kib as usize)),
             memory_kib,
             turnover: Arc::default(),
+        }
+    }
+
+    /// So many places for calls through an account from now on; where they are fewer, calls under way finish.
+    pub(crate) fn resize(&self, account: usize, to: usize) {
+        let (places, before) = (self.accounts[account].clone(), self.sizes[account].swap(to, Ordering::Relaxed));
+        if to > before {
+            places.add_permits(to - before);
+        } else if let Some(fewer) = u32::try_from(before - to).ok().filter(|fewer| *fewer > 0) {
+            tokio::spawn(async move {
+                if let Ok(permits) = places.acquire_many_owned(fewer).await {
+                    permits.forget();
+                }
+            });
         }
     }
 
@@ -140,6 +158,23 @@ mod tests {
         assert_eq!(slots.wanted(100), 99);
         drop((waiting, held));
         assert_eq!((slots.wanted(0), slots.ended()), (8, 5));
+    }
+
+    #[tokio::test]
+    async fn an_account_gets_more_places_or_fewer() {
+        let slots = Slots::new(9, [1].into_iter(), 1 << 20);
+        slots.resize(0, 3);
+        let mut held = vec![];
+        for _ in 0..3 {
+            held.push(slots.acquire(slots.granted(None), 0, Class::Normal, 10).await);
+        }
+        slots.resize(0, 1);
+        tokio::task::yield_now().await;
+        held.truncate(1);
+        tokio::task::yield_now().await;
+        assert_eq!(slots.accounts[0].available_permits(), 0, "two calls ended, and their places with them");
+        held.clear();
+        assert_eq!(slots.accounts[0].available_permits(), 1);
     }
 
     #[tokio::test]

@@ -1,7 +1,10 @@
 //! What is in force at each limit just now, beside what is configured: what was learnt, what operators ordered, what a
 //! provider asked for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use paceline_limiter::Kind;
 
@@ -68,6 +71,12 @@ impl Standing {
     /// Whether nobody says anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.by_source.values().all(HashMap::is_empty)
+    }
+
+    /// Every bucket of which something is said.
+    pub(crate) fn keys(&self) -> Vec<Arc<str>> {
+        let keys: HashSet<&Arc<str>> = self.by_source.values().flat_map(HashMap::keys).collect();
+        keys.into_iter().cloned().collect()
     }
 
     /// What all of them come to at a bucket: closed for as long as anybody says, and the slowest that anybody says.

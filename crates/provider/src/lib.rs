@@ -122,7 +122,7 @@ impl Default for HttpSettings {
 }
 
 /// Which provider, with its credentials.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Settings {
     /// Twilio SendGrid, `POST /v3/mail/send`. `base_url` defaults to `https://api.sendgrid.com`.
     SendGrid { api_key: Secret, base_url: Option<Url> },

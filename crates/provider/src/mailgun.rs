@@ -25,7 +25,7 @@ use crate::{
 const BASE_URL: &str = "https://api.mailgun.net";
 
 /// What an account of this provider is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MailgunSettings {
     pub api_key: Secret,
     /// The sending domain, which is part of the path.

@@ -31,7 +31,7 @@ const TEMPLATE_BATCH_PATH: &str = "/email/batchWithTemplates";
 const TOKEN: HeaderName = HeaderName::from_static("x-postmark-server-token");
 
 /// What an account of this provider is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PostmarkSettings {
     pub server_token: Secret,
     /// The stream that messages go to; Postmark's default is `outbound`.

@@ -29,7 +29,7 @@ const PATH: &str = "/v2/email/outbound-emails";
 const DAILY_WAIT: Duration = Duration::from_secs(600);
 
 /// What an account of this provider is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SesSettings {
     /// Default: `AWS_REGION`, `AWS_DEFAULT_REGION`, or the profile's in the shared configuration file.
     pub region: Option<String>,

@@ -55,14 +55,14 @@ impl Tls {
 }
 
 /// A name and its password, for AUTH PLAIN or LOGIN.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Credentials {
     pub username: String,
     pub password: Secret,
 }
 
 /// The settings of provider `smtp`. Time-outs and `ca_file` are those of [`HttpSettings`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SmtpSettings {
     /// A name or an address.
     pub host: String,

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// `[broker]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BrokerConfig {
     pub url: BrokerUrl,
     /// What every name at the broker begins with.
@@ -28,7 +28,7 @@ pub struct BrokerConfig {
 }
 
 /// Where mail waits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum BrokerUrl {
     /// At least one address; tried in turn.
     RabbitMq(Vec<Address>),
@@ -49,7 +49,7 @@ impl fmt::Display for BrokerUrl {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LimitsConfig {
     pub url: LimitsUrl,
     /// Part of every burst kept for critical mail, 0 to 0.9.
@@ -59,7 +59,7 @@ pub struct LimitsConfig {
 }
 
 /// Who keeps the limits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LimitsUrl {
     Redis(Address),
     /// The process itself: for a single worker.
@@ -70,7 +70,7 @@ pub enum LimitsUrl {
 }
 
 /// `[store]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoreConfig {
     pub url: StoreUrl,
     /// How long dead letters are kept; for ever without.
@@ -78,7 +78,7 @@ pub struct StoreConfig {
 }
 
 /// Where dead letters are kept.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum StoreUrl {
     Postgres(Address),
     /// The embedded store's database.
@@ -86,7 +86,7 @@ pub enum StoreUrl {
 }
 
 /// `[http]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpConfig {
     pub listen: SocketAddr,
     /// What callers of `/v1` must present.

@@ -16,8 +16,8 @@ use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, Topology, he
 use paceline_classifier::{Classifier, DestinationSpec, Destinations};
 use paceline_consumer::{Account, Deps, Destination, Keep, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_core::{
-    Cancel, CancelSet, DeadLetter, Domain, Message, Outcome, Policy, ProviderAnswer, Rate, Reason, Rejected, RetryPolicy, Scope,
-    Selector, SuppressionSet,
+    Cancel, CancelSet, DeadLetter, Directives, Domain, Message, Outcome, Policy, ProviderAnswer, Rate, Reason, Rejected,
+    RetryPolicy, Scope, Selector, SuppressionSet,
     circuit::CircuitPolicy,
     dead_letter,
     suppression::{Change, Entry, Kind},
@@ -101,6 +101,7 @@ struct Rig {
     circuit: CircuitPolicy,
     signals: Arc<LocalSignals>,
     keep: Option<Arc<dyn Keep>>,
+    directives: watch::Sender<Arc<Directives>>,
 }
 
 impl Rig {
@@ -120,6 +121,7 @@ impl Rig {
             circuit: CircuitPolicy::default(),
             signals: Arc::new(LocalSignals::new()),
             keep: None,
+            directives: watch::Sender::default(),
         }
     }
 
@@ -154,6 +156,7 @@ impl Rig {
             classifier: Arc::new(Classifier::new(vec![], destinations)),
             cancels: self.cancels.subscribe(),
             suppressions: self.suppressions.subscribe(),
+            directives: self.directives.subscribe(),
             metrics: Metrics::default(),
             world: World::default(),
             settings: Settings {
