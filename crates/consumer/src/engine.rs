@@ -351,9 +351,11 @@ impl Engine {
     /// Other limits are in force: what waits here is judged by them, and what rests looks whether it may go.
     fn change(&mut self, limits: Arc<Limits>) {
         // The fleet hears of it: what workers say who have not changed yet is older.
-        self.cx.config.send_if_modified(|digest| *digest != limits.digest && {
-            digest.clone_from(&limits.digest);
-            true
+        self.cx.config.send_if_modified(|digest| {
+            *digest != limits.digest && {
+                digest.clone_from(&limits.digest);
+                true
+            }
         });
         self.limits = limits;
         let mut held = Vec::new();

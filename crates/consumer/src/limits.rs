@@ -10,7 +10,10 @@ use paceline_limiter::{BucketSpec, Cost, Kind, pacer::Group};
 use xxhash_rust::xxh3::xxh3_128;
 
 pub(crate) use self::rates::Rates;
-use crate::{generation, settings::{Destination, Limit, Named, Settings}};
+use crate::{
+    generation,
+    settings::{Destination, Limit, Named, Settings},
+};
 
 /// The fleet's limits, as buckets.
 pub(crate) struct Limits {

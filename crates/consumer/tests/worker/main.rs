@@ -1,6 +1,7 @@
 //! The pipeline over in-process ports: what becomes of messages, whatever the provider says and the broker does.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
+mod directed;
 mod lanes;
 mod suppressed;
 
@@ -125,9 +126,7 @@ impl Rig {
         }
     }
 
-    fn worker(&self, google: Option<Limit>) -> Worker {
-        let domain = Domain::parse("gmail.com").unwrap();
-        let destinations = Destinations::new(vec![DestinationSpec { name: "google".into(), domains: vec![domain] }]).unwrap();
+    fn settings(&self, google: Option<Limit>) -> Settings {
         let quick = RetryPolicy {
             attempts: 3,
             base: Duration::from_millis(20),
@@ -146,6 +145,37 @@ impl Rig {
             fleet_concurrency: self.fleet_concurrency,
             total_timeout: Duration::from_secs(30),
         };
+        Settings {
+            worker_id: format!("w-{}", rand::random::<u32>()).into(),
+            prefix: "paceline".into(),
+            accounts: vec![account],
+            destinations: vec![Destination {
+                name: "google".into(),
+                limit: google,
+                max_rate: None,
+                warmup_start: None,
+                fleet: None,
+                quota: vec![],
+                concurrency: None,
+            }],
+            tail: Limit { rate: "1000/s".parse().unwrap(), burst: 1000 },
+            tenants: self.tenants.clone(),
+            senders: vec![],
+            recipient: None,
+            reserve: 0.2,
+            quota_reserve: 0.0,
+            policy: Policy::new([quick; 4]),
+            circuit: self.circuit,
+            concurrency: 32,
+            held_bytes: 32 << 20,
+            max_message_bytes: 10 << 20,
+            drain_grace: Duration::from_secs(5),
+        }
+    }
+
+    fn worker(&self, google: Option<Limit>) -> Worker {
+        let domain = Domain::parse("gmail.com").unwrap();
+        let destinations = Destinations::new(vec![DestinationSpec { name: "google".into(), domains: vec![domain] }]).unwrap();
         Worker::start(Deps {
             broker: Arc::new(self.broker.clone()),
             limiter: self.limiter.clone(),
@@ -159,32 +189,7 @@ impl Rig {
             directives: self.directives.subscribe(),
             metrics: Metrics::default(),
             world: World::default(),
-            settings: Settings {
-                worker_id: format!("w-{}", rand::random::<u32>()).into(),
-                prefix: "paceline".into(),
-                accounts: vec![account],
-                destinations: vec![Destination {
-                    name: "google".into(),
-                    limit: google,
-                    max_rate: None,
-                    warmup_start: None,
-                    fleet: None,
-                    quota: vec![],
-                    concurrency: None,
-                }],
-                tail: Limit { rate: "1000/s".parse().unwrap(), burst: 1000 },
-                tenants: self.tenants.clone(),
-                senders: vec![],
-                recipient: None,
-                reserve: 0.2,
-                quota_reserve: 0.0,
-                policy: Policy::new([quick; 4]),
-                circuit: self.circuit,
-                concurrency: 32,
-                held_bytes: 32 << 20,
-                max_message_bytes: 10 << 20,
-                drain_grace: Duration::from_secs(5),
-            },
+            settings: self.settings(google),
         })
     }
 
