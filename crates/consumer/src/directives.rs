@@ -21,6 +21,8 @@ pub(crate) struct Follower {
     cx: Arc<Context>,
     directives: watch::Receiver<Arc<Directives>>,
     settings: watch::Receiver<Arc<Settings>>,
+    /// Those of them that are in force.
+    known: Arc<Settings>,
     limits: watch::Sender<Arc<Limits>>,
     /// The rates in force that operators have set.
     rates: Rates,
@@ -33,7 +35,8 @@ impl Follower {
         limits: watch::Sender<Arc<Limits>>,
     ) -> Follower {
         let settings = cx.current.subscribe();
-        Follower { cx, directives, settings, limits, rates: Rates::new() }
+        let known = settings.borrow().clone();
+        Follower { cx, directives, settings, known, limits, rates: Rates::new() }
     }
 
     /// Runs until the worker is gone.
@@ -54,8 +57,8 @@ impl Follower {
     pub(crate) fn apply(&mut self) {
         let now = self.cx.now();
         let orders = self.directives.borrow_and_update().clone();
-        let reread = self.settings.has_changed().unwrap_or(false);
         let settings = self.settings.borrow_and_update().clone();
+        let reread = !Arc::ptr_eq(&settings, &self.known);
         let rates: Rates = orders.limits_at(now).map(|order| (order.name.clone(), order.rate)).collect();
         if reread || rates != self.rates {
             let version = self.limits.borrow().version + 1;
@@ -64,6 +67,7 @@ impl Follower {
             self.limits.send_replace(limits.clone());
             self.cx.to_engine(Input::Limits(limits));
             self.rates = rates;
+            self.known = settings.clone();
         }
         let effects = effects(&orders, &self.rates, &settings, now);
         self.cx.to_engine(Input::Stand { source: Source::Ordered, effects });
