@@ -164,7 +164,7 @@ impl Worker {
             })
             .unzip();
         let lanes = Arc::new(handles);
-        let engine = Engine::new(cx.clone(), limiter, limits.clone(), lanes.clone());
+        let engine = Engine::new(cx.clone(), limiter, limits, lanes.clone());
         let engine = tokio::spawn(engine.run(inputs));
         // Before any mail is taken.
         let mut follower = Follower::new(cx.clone(), directives, limits_sender);
