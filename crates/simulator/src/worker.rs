@@ -85,6 +85,7 @@ impl Plan {
             keep: None,
             classifier: self.classifier.clone(),
             cancels: watch::Sender::default().subscribe(),
+            directives: watch::Sender::default().subscribe(),
             suppressions: watch::Sender::new(Arc::new(SuppressionSet::new(1, true))).subscribe(),
             metrics: Metrics::default(),
             world: World::simulated(now, chance.next()),

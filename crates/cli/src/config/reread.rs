@@ -16,6 +16,7 @@ pub fn reread(old: &Config, new: &Config) -> (Config, Vec<String>) {
                     quota: new.quota.clone(),
                     concurrency: new.concurrency,
                     fleet_concurrency: new.fleet_concurrency,
+                    adaptive: new.adaptive,
                     warmup: new.warmup.clone(),
                     ..account.clone()
                 };
