@@ -127,6 +127,15 @@ impl Fleet {
         Pod::started(name, launch.spawn()).await
     }
 
+    /// Pods that start from now on are configured otherwise, as after a deploy: `now` in place of `before`.
+    ///
+    /// # Panics
+    /// When that would change nothing.
+    pub fn reconfigure(&mut self, before: &str, now: &str) {
+        assert!(self.configuration.contains(before), "no {before} in the configuration");
+        self.configuration = self.configuration.replace(before, now);
+    }
+
     /// Runs a command to its end.
     ///
     /// # Panics

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Denied, Kind, LaneGrant};
+use crate::{Denied, FOREVER_US, Kind, LaneGrant};
 
 const T0: u64 = 1_000_000_000;
 
@@ -335,7 +335,31 @@ fn a_bucket_is_asked_for_as_it_is_just_now() {
     assert_eq!(b.pacer.next_call_at(T0), Some(T0 + 60_000_000));
     b.pacer.set_standing(&key, None, T0 + 1_000_000);
     assert_eq!(b.pacer.next_call_at(T0 + 1_000_000), Some(T0 + 1_000_000), "the wait was reckoned by the slow rate");
-    assert_eq!(b.pacer.begin(T0 + 1_000_000, 100).unwrap().ask().heads(), 50);
+    let call = b.pacer.begin(T0 + 1_000_000, 100).unwrap();
+    assert_eq!(call.ask().heads(), 50);
+    let over = Change { bucket: 1, since_us: 8, closed_until_us: 0 };
+    assert_eq!(call.ask().changes, [over], "that it is over is newer than that it was");
+}
+
+/// What is said of a bucket says since when; what no date is known of is this worker's own affair, and never closes it.
+#[test]
+fn what_stands_at_a_bucket_is_said_with_its_date() {
+    let mut b = Bench::new();
+    b.normal(0..2);
+    b.pacer.set_generation(5);
+    let key: Arc<str> = "a@google".into();
+    let said = |pacer: &mut Pacer<u32>, closed_until_us: u64, since_us: u64| {
+        pacer.set_standing(&key, Some(Standing { kind: None, closed_until_us, since_us }), T0);
+        pacer.standing.get(&key).map(|s| (s.since_us, s.closed_until_us))
+    };
+    assert_eq!(said(&mut b.pacer, 9, 0), None);
+    assert_eq!(said(&mut b.pacer, u64::MAX, 100), Some((100, FOREVER_US)));
+    assert_eq!(said(&mut b.pacer, u64::MAX, 90), Some((100, FOREVER_US)), "nothing new");
+    assert_eq!(said(&mut b.pacer, 70, 90), Some((101, 70)), "newer than what it replaces");
+    assert_eq!(said(&mut b.pacer, 80, 200), Some((200, 80)));
+    let call = b.pacer.begin(T0, 100).unwrap();
+    assert_eq!(call.ask().generation_us, 5);
+    assert_eq!(call.ask().changes, [Change { bucket: 1, since_us: 200, closed_until_us: 80 }]);
 }
 
 #[test]

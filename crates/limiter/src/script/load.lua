@@ -99,8 +99,10 @@ local function stored(raw, low, high)
   if not ok or type(s) ~= 'table' or #s < T_HOLDER or s[INTERVAL] < low or s[INTERVAL] > high then return false end
   if s[EXPIRES] <= now then return nil end
   -- An earlier version kept less.
-  s[MORE] = s[MORE] or false
-  for at = GEN, LAST do s[at] = s[at] or 0 end
+  if not s[LAST] then
+    s[MORE] = s[MORE] or false
+    for at = GEN, LAST do s[at] = s[at] or 0 end
+  end
   return s
 end
 

@@ -10,13 +10,18 @@ local newest = tonumber(values[2] or '0') or 0
 
 -- Takes what this ask says of a bucket, {x, y, z} of it included; returns what holds, and whether that is worth keeping.
 local function hear(b, s, x, y, z)
+  local change = changes[b]
+  -- Most of the time there is nothing to be said.
+  if not change and s[LAPSES] == 0 and generation == s[GEN] and (newest == 0 or generation <= newest) then
+    if generation == 0 then return x, y, z, false end
+    return s[SAID + 1], s[SAID + 2], s[SAID + 3], false
+  end
   local news, since, till, own = false, 0, 0, false
   if newest > 0 and s[GEN] > newest then s[GEN], s[SINCE] = 0, 0 end
   if s[LAPSES] <= now then
     if s[SINCE] > 0 then s[GEN] = max(s[GEN] - 1, 0) end
     s[SINCE], s[SHUT_SINCE], s[SHUT_UNTIL], s[LAPSES] = 0, 0, 0, 0
   end
-  local change = changes[b]
   if change then since, till, own = change[1], change[2], change[1] == 0 end
   if since > 0 then
     if since > s[SHUT_SINCE] or (since == s[SHUT_SINCE] and till > s[SHUT_UNTIL]) then
