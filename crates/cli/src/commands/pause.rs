@@ -85,7 +85,7 @@ pub enum ResumeCommand {
     Account(ResumeArgs),
     /// Resume a destination
     #[command(after_help = "Examples:
-  paceline resume destination google --note 'answer from the postmaster'")]
+  paceline resume destination tail --note 'answer from the postmaster'")]
     Destination(ResumeArgs),
     /// Resume a class
     #[command(after_help = "Examples:
