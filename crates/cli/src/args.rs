@@ -124,7 +124,7 @@ pub enum Command {
   paceline lanes
   paceline lanes --watch
   paceline lanes --explain google
-  paceline lanes --all --output json | jq 'map(select(.state == \"paced\"))'")]
+  paceline lanes --output json | jq 'map(select(.state == \"paced\"))'")]
     Lanes(LanesArgs),
     /// Look at dead letters, send them again, discard, export or delete them
     #[command(

@@ -92,7 +92,8 @@ impl View {
     /// Makes a report if it is time to.
     pub(crate) fn look(&mut self, sight: &Sight<'_>) {
         let now = Instant::now();
-        if self.last.is_some_and(|last| last + EVERY > now) {
+        let unheard = sight.cx.board.report.receiver_count() == 0;
+        if unheard || self.last.is_some_and(|last| last + EVERY > now) {
             return;
         }
         self.last = Some(now);

@@ -139,12 +139,18 @@ pub fn diagnose(destination: &str, domains: &[String], places: &[Place]) -> Diag
 }
 
 fn judge(here: &[Place], elsewhere: &[Place]) -> (Verdict, Vec<String>) {
-    let now = here.iter().fold(Tally::default(), |sum, p| sum + p.now);
-    let before = here.iter().fold(Tally::default(), |sum, p| sum + p.before);
+    let mut now = here.iter().fold(Tally::default(), |sum, p| sum + p.now);
+    let mut before = here.iter().fold(Tally::default(), |sum, p| sum + p.before);
+    let mut span = format!("{} minutes", NOW_S / 60);
+    // Where nothing goes any more, what was said before it stopped still tells why.
+    if now.calls() < FEW && before.calls() > 0 {
+        now = now + std::mem::take(&mut before);
+        span = "hour".to_owned();
+    }
     let calls = now.calls();
     let mut said = vec![];
     if calls > 0 {
-        said.push(format!("{calls} calls in the last {} minutes: {}", NOW_S / 60, now.in_words()));
+        said.push(format!("{calls} calls in the last {span}: {}", now.in_words()));
     }
     for place in here {
         said.extend(place.in_force());

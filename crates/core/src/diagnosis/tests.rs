@@ -83,6 +83,10 @@ fn what_it_is() {
         ("greylisted", Greylisting, vec![google(Tally { greylisted: 400, ..GOOD })]),
         ("it is down", ReceiverDown, vec![google(down), yahoo]),
         ("everything is down", ReceiverDown, vec![google(down), place("yahoo", down)]),
+        ("blocked half an hour ago, and nothing since", ReputationTrouble, {
+            vec![Place { before: Tally { reputation: 300, ..GOOD }, circuit_open: true, ..google(Tally::default()) }]
+        }),
+        ("all went well an hour ago", NothingWrong, vec![Place { before: GOOD, ..google(Tally::default()) }]),
         ("down, but blocked too", ReputationTrouble, vec![google(Tally { reputation: 10, ..down })]),
     ] {
         assert_eq!(verdict(&places), want, "{what}: {:?}", diagnose("google", &[], &places).evidence);
