@@ -372,9 +372,10 @@ impl Engine {
 
     /// Lanes that rest for a reason that is over come back.
     fn wake(&mut self, over: impl Fn(&Arc<str>) -> bool) {
-        for (lane, binding) in self.lanes.iter().zip(&mut self.resting) {
+        for (index, (lane, binding)) in self.lanes.iter().zip(&mut self.resting).enumerate() {
             if binding.as_ref().is_some_and(&over) {
                 *binding = None;
+                self.view.wake(index);
                 lane.wake();
             }
         }
@@ -500,15 +501,18 @@ impl Engine {
             let wait = Duration::from_micros(hint.retry_at_us.saturating_sub(now_us));
             // What a narrower limit keeps is parked instead.
             if wait > REST && !hint.narrow && matches!(hint.why, Why::Date | Why::Quota | Why::Ticket | Why::Closed | Why::Hold) {
-                tracing::info!(
-                    lane = &*lane.key,
-                    binding = &*hint.bucket,
-                    wait_s = wait.as_secs(),
-                    "lane rests; its mail waits in the broker"
-                );
-                let wait = wait.min(REST_MOST);
-                self.view.rest(index, now_us + wait.as_micros() as u64, &hint, &self.pacer, lane);
-                lane.rest(Instant::now() + wait);
+                let most = wait.min(REST_MOST);
+                // A message whose grant came to nothing may come back into a lane that rests already.
+                if !self.view.rests(index, now_us) {
+                    self.view.rest(index, now_us + most.as_micros() as u64, &hint, &self.pacer, lane);
+                    tracing::info!(
+                        lane = &*lane.key,
+                        binding = &*hint.bucket,
+                        wait_s = wait.as_secs(),
+                        "lane rests; its mail waits in the broker"
+                    );
+                }
+                lane.rest(Instant::now() + most);
                 self.resting[index] = Some(hint.bucket);
             }
         }

@@ -89,6 +89,19 @@ impl View {
         self.lanes.entry(lane).or_default().rest = Some(rest);
     }
 
+    /// What a lane rests for is over.
+    pub(crate) fn wake(&mut self, lane: usize) {
+        if let Some(seen) = self.lanes.get_mut(&lane) {
+            seen.rest = None;
+        }
+    }
+
+    /// Whether the lane was put to rest and should rest still.
+    pub(crate) fn rests(&self, lane: usize, now_us: u64) -> bool {
+        let rest = self.lanes.get(&lane).and_then(|seen| seen.rest.as_ref());
+        rest.is_some_and(|rest| rest.until_us > now_us)
+    }
+
     /// Makes a report if it is time to.
     pub(crate) fn look(&mut self, sight: &Sight<'_>) {
         let now = Instant::now();
@@ -253,11 +266,19 @@ fn binding(sight: &Sight<'_>, allowance: &Allowance, hint: Option<&Hint>) -> Opt
         Some(Source::Asked) => format!("asked to wait: {whose}"),
         None => match said.max() {
             Some(Source::Learnt) if allowance.probing => format!("circuit, probing: {whose}"),
+            Some(Source::Learnt) if warms_up(sight, &key) => format!("warm-up or adaptive: {whose}"),
             Some(Source::Learnt) => format!("adaptive: {whose}"),
             Some(Source::Ordered) => format!("set by an operator: {whose}"),
             Some(Source::Asked) | None => whose,
         },
     })
+}
+
+/// Whether the limit is one of an account with a warm-up schedule.
+fn warms_up(sight: &Sight<'_>, key: &str) -> bool {
+    let mut accounts = sight.cx.settings.accounts.iter().filter(|a| a.warmup.is_some());
+    let of = |name: &str| key.strip_prefix("account:").and_then(|rest| rest.strip_prefix(name));
+    accounts.any(|a| of(&a.name).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')))
 }
 
 /// What came of calls, and what is in force there.
@@ -274,6 +295,8 @@ fn places(sight: &Sight<'_>) -> Vec<Place> {
         };
         let closed_by =
             |by: Source| list.iter().any(|b| sight.standing.by(&b.key).any(|(s, e)| s == by && e.closed_until_us > sight.now_us));
+        // What limits such an account beside its configuration is its schedule, or what was refused within it.
+        let learnt = rates().any(|b| sight.standing.by(&b.key).any(|(s, e)| s == Source::Learnt && e.rate_per_s.is_some()));
         Place {
             account: account.name.to_string(),
             destination: destination.to_string(),
@@ -287,7 +310,7 @@ fn places(sight: &Sight<'_>) -> Vec<Place> {
             configured_per_s: slowest(&|b| limits_per_s(b.kind)),
             circuit_open: closed_by(Source::Learnt),
             paused: closed_by(Source::Ordered),
-            warming: false,
+            warming: account.warmup.is_some() && learnt,
         }
     };
     let mut places: Vec<Place> = counted.into_iter().map(of).collect();

@@ -170,7 +170,8 @@ fn status(queue: &QueueDepth, known: Known<'_>, now: Timestamp) -> LaneStatus {
     let said: Vec<&LaneReport> = known.reports.iter().flat_map(|r| &r.lanes).filter(|l| l.queue == queue.queue).collect();
     let sum = |of: fn(&LaneReport) -> u64| said.iter().map(|l| of(l)).fold(0, u64::saturating_add);
     let (held, in_flight) = (sum(|l| l.held), sum(|l| l.in_flight));
-    let actual_per_s: f64 = said.iter().map(|l| l.actual_per_s).sum();
+    // The sum of nothing is −0 otherwise.
+    let actual_per_s = said.iter().map(|l| l.actual_per_s).fold(0.0, |sum, per_s| sum + per_s);
     let depth = queue.ready.map(|ready| match known.ready_holds_all {
         true => ready,
         false => ready.saturating_add(held).saturating_add(in_flight),

@@ -34,7 +34,8 @@ fn rate(per_s: f64) -> String {
         x if x >= 100.0 => format!("{x:.0}"),
         x if x >= 10.0 => format!("{x:.1}"),
         x if x >= 0.1 || x == 0.0 => format!("{x:.2}"),
-        x => format!("{x:.4}"),
+        x if x >= 0.001 => format!("{x:.4}"),
+        x => format!("{x:.1e}"),
     }
 }
 
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn rates_and_spans() {
-        assert_eq!([1234.5, 12.34, 0.5, 0.0, 0.0167].map(rate), ["1234", "12.3", "0.50", "0.00", "0.0167"]);
+        let shown = [1234.5, 12.34, 0.5, 0.0, 0.0167, 0.000_012].map(rate);
+        assert_eq!(shown, ["1234", "12.3", "0.50", "0.00", "0.0167", "1.2e-5"]);
         assert_eq!([5, 120, 7_201, 200_000].map(span), ["5s", "2min", "3h", "3d"]);
     }
 
