@@ -3,11 +3,15 @@
 
 mod directed;
 mod lanes;
+mod learning;
 mod suppressed;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +40,8 @@ struct Script {
     calls: Mutex<Vec<(String, Vec<String>)>>,
     keys: Mutex<Vec<String>>,
     hang: tokio::sync::Notify,
+    /// Every call is refused because of the account.
+    refusing: AtomicBool,
 }
 
 impl Script {
@@ -63,7 +69,16 @@ impl Provider for Script {
             calls.push((m.id.clone(), to));
             calls.iter().filter(|(i, _)| *i == m.id).count()
         };
+        if self.refusing.load(Ordering::Relaxed) {
+            // Calls take a moment: others are under way meanwhile.
+            sleep(Duration::from_millis(20)).await;
+            return Outcome::Rejected { what: Rejected::Account, answer: words("unauthorized", 401) };
+        }
         match m.stream.as_deref() {
+            Some("blocked") => {
+                let hours = Some(Duration::from_secs(4 * 3600));
+                Outcome::ReputationBlock { retry_after: hours, answer: words("on_block_list", 554) }
+            }
             Some("fail-twice") if nth <= 2 => Outcome::Temporary { retry_after: None, answer: words("unavailable", 503) },
             Some("fail") => Outcome::Temporary { retry_after: None, answer: words("unavailable", 503) },
             Some("throttled-once") if nth == 1 => Outcome::Throttled {
