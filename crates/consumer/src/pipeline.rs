@@ -124,8 +124,9 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
     in_flight.inc();
     let outcome = account.provider.send(Attempt { message: &message, idempotency_key: &item.idempotency_key() }).await;
     in_flight.dec();
-    drop(slot);
+    // Before the place is free: what follows from the answer holds for who takes it.
     cx.observe(&item, &outcome, grant.date_us, clock.elapsed());
+    drop(slot);
 
     let attempt = decide::Attempt {
         class: item.lane.class,

@@ -37,6 +37,7 @@ use crate::{
     engine::Input,
     item::Item,
     metrics::{ChangeLabels, ScopeLabels},
+    settings::Settings,
     standing::{Effect, Source},
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct Learning {
     cx: Arc<Context>,
     memory: Arc<dyn Signals>,
     view: View,
+    /// What `view` was made by.
+    settings: Arc<Settings>,
     keeper: Keeper,
     blocks: Blocks,
     /// Lost by the shared memory, and not yet put back.
@@ -69,17 +72,17 @@ pub(crate) struct Learning {
 
 impl Learning {
     pub(crate) fn new(cx: Arc<Context>, memory: Arc<dyn Signals>, keep: Option<Arc<dyn Keep>>) -> Learning {
-        let view = View::new(&cx.settings);
-        let keep_counts = cx.settings.circuit.window.max(Duration::from_micros(LOOK_BACK_US)) + MORE;
+        let settings = cx.current.borrow().clone();
         Learning {
             cx,
             memory,
-            view,
+            view: View::new(&settings),
+            keep_counts: kept_for(&settings),
+            settings,
             keeper: Keeper::new(keep),
             blocks: Blocks::new(),
             again: Vec::new(),
             said: HashMap::new(),
-            keep_counts,
             stale: false,
         }
     }
@@ -88,6 +91,12 @@ impl Learning {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let began = Instant::now();
+            let settings = self.cx.current.borrow().clone();
+            if !Arc::ptr_eq(&settings, &self.settings) {
+                self.view.reread(&settings);
+                self.keep_counts = kept_for(&settings);
+                self.settings = settings;
+            }
             let (news, blocks, urgent) = self.cx.tally.take();
             let busy = !news.is_empty();
             blocks.into_iter().for_each(|(of, until)| {
@@ -268,6 +277,11 @@ impl Learning {
     }
 }
 
+/// How long counts are of use.
+fn kept_for(settings: &Settings) -> Duration {
+    settings.circuit.window.max(Duration::from_micros(LOOK_BACK_US)) + MORE
+}
+
 fn shown(per_s: f64) -> String {
     format!("{per_s:.2}/s")
 }
@@ -313,7 +327,10 @@ const DISTRUSTED: Duration = Duration::from_secs(60);
 impl Context {
     /// Learns from the outcome of a call that was granted at `granted_us`: counts it, and holds what must not go on.
     pub(crate) fn learn(&self, item: &Item, outcome: &Outcome, granted_us: u64, took: Duration) {
-        let account = &self.settings.accounts[item.account];
+        let (adaptive, open) = {
+            let settings = self.current.borrow();
+            (settings.accounts[item.account].adaptive, settings.circuit.open)
+        };
         let destination = &item.lane.destination;
         let named = **destination != *TAIL;
         self.tally.add(&Ended {
@@ -323,7 +340,7 @@ impl Context {
             granted_us,
             took,
             outcome,
-            adaptive: account.adaptive,
+            adaptive,
         });
         if let Outcome::ReputationBlock { retry_after: Some(wait), .. } = outcome
             && named
@@ -331,7 +348,7 @@ impl Context {
         {
             self.tally.block(item.account, destination, now_us + (*wait).min(BLOCK_MOST).as_micros() as u64);
         }
-        let Some(Hold { bucket, wait }) = hold(outcome, named, account.adaptive, self.settings.circuit.open) else { return };
+        let Some(Hold { bucket, wait }) = hold(outcome, named, adaptive, open) else { return };
         let Some(bucket) = item.buckets.get(bucket) else { return };
         tracing::warn!(
             bucket = &*bucket.key,

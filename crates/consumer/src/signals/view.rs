@@ -78,6 +78,14 @@ impl View {
         View { accounts: settings.accounts.iter().map(account).collect() }
     }
 
+    /// The configuration has been read anew; what is known stays.
+    pub(super) fn reread(&mut self, settings: &Settings) {
+        let before = std::mem::replace(self, View::new(settings));
+        for (a, before) in self.accounts.iter_mut().zip(before.accounts) {
+            (a.version, a.learnt) = (before.version, before.learnt);
+        }
+    }
+
     /// What the shared memory is told: `news` counted here, and `due` concluded here.
     pub(super) fn report(&self, news: &News, due: &[Due], keep: Duration, judge_gap: Duration) -> Report {
         let known = |a: &Account| AccountReport { account: a.name.clone(), known: a.version, ..AccountReport::default() };
