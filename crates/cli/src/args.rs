@@ -217,6 +217,18 @@ pub enum Command {
   paceline sandbox
   paceline sandbox --listen 127.0.0.1:8026 --scenario failures.toml --arrivals arrivals.ndjson")]
     Sandbox(SandboxArgs),
+    /// Run a fleet under virtual time against a model of receivers, and see what its limits make of its mail
+    ///
+    /// The workers, their lanes and the limiter's arithmetic are the real ones; the clock leaps. A scenario says what there
+    /// is (workers, limits, mail, receivers), what happens and what is expected; docs/simulator.md has every word of it. Ends
+    /// with a report; exit 1 if a promise was broken or an expectation does not hold. Contacts nothing.
+    #[command(after_help = "Examples:
+  paceline simulate --list
+  paceline simulate backlog --scale 0.01
+  paceline simulate backlog --scale 0.01 --workers 20 --output json | jq .broker.per_message
+  paceline simulate --random 123
+  paceline simulate large-costs --print > mine.toml && paceline simulate mine.toml --seed 7")]
+    Simulate(SimulateArgs),
     /// Check the configuration and report every mistake at once, with its place
     ///
     /// Reads the file and the environment; contacts no service. Exit 2 if there is a mistake. Warnings name settings

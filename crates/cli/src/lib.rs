@@ -61,6 +61,7 @@ async fn run(Cli { global, command }: Cli) -> Result<(), Failure> {
         }
         Command::Control => commands::control::run(&service(&global)?).await,
         Command::Sandbox(args) => commands::sandbox::run(&args, format, level).await,
+        Command::Simulate(args) => commands::simulate::run(args, format).await,
         Command::CheckConfig => commands::check_config::run(load(), format),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Healthcheck(args) => commands::healthcheck::run(load, &args, format).await,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, memory::MemoryBroker};
 use paceline_core::Domain;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     book::{self, Mail},
@@ -15,6 +15,9 @@ use crate::{
     ports::{Shared, lock},
     scenario::Load,
 };
+
+/// What is published at once takes so many milliseconds.
+const SLICES: usize = 200;
 
 /// One load's producer. What it publishes is in the book from that moment on.
 pub(crate) struct Producer {
@@ -33,7 +36,12 @@ impl Producer {
         // The scenario was checked: each of them can be read.
         let domains: Vec<Domain> = self.load.to.iter().flat_map(|p| domains::expand(p).unwrap_or_default()).collect();
         sleep_until(start + self.load.from.0).await;
-        for n in 0..self.load.count.unwrap_or(0) as usize {
+        // At once, but with what other loads publish at once among it.
+        let count = self.load.count.unwrap_or(0) as usize;
+        for n in 0..count {
+            if n > 0 && n % count.div_ceil(SLICES) == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
             self.publish(&domains, n).await;
         }
         let Some(rate) = self.load.rate else { return };

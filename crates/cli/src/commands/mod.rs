@@ -17,6 +17,7 @@ pub mod pause;
 pub mod reply;
 pub mod sandbox;
 pub mod send;
+pub mod simulate;
 pub mod suppress;
 pub mod topology;
 pub mod worker;
