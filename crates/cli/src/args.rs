@@ -18,6 +18,7 @@ use crate::{
         reply::ReplyArgs,
         sandbox::SandboxArgs,
         send::SendArgs,
+        simulate::SimulateArgs,
         suppress::SuppressCommand,
         topology::TopologyCommand,
     },

@@ -171,6 +171,12 @@ pub(crate) async fn run(cx: Arc<Context>, mut item: Item, grant: Grant, granted:
             // A redelivery would bring the message as it came.
             let originals: Vec<usize> = gone.iter().map(|i| suppress::original_position(&suppressed, *i)).collect();
             cx.record(&claim, Recorded::Retry { note: Note::without(&item.journey, &originals, &suppressed) }).await;
+            if gone.len() == message.recipient_count() {
+                let event = cx.event(Kind::Dead, &item, &message);
+                let error = item.journey.last_error.as_ref();
+                let reason = Some(Reason::RejectedRecipient);
+                cx.emit(&Event { granted_at_us: Some(grant.date_us), reason, error, ..event }, &item.lane);
+            }
             without(&cx, item, &mut message, &gone).await;
         }
         Disposition::DeadLetter { reason } => {

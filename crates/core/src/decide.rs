@@ -23,7 +23,7 @@ pub enum Disposition {
     Complete { refused: Vec<(EmailAddress, ProviderAnswer)> },
     /// Try again no earlier than `at`.
     Retry { at: Timestamp },
-    /// These recipients become dead letters; the others are tried again at once.
+    /// These recipients become dead letters; the others, if there are any, are tried again at once.
     Without { recipients: Vec<EmailAddress> },
     /// Give up.
     DeadLetter { reason: Reason },
@@ -61,7 +61,8 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
         Outcome::Accepted { refused, .. } => return Disposition::Complete { refused: refused.clone() },
         Outcome::Rejected { what: Rejected::Message, .. } => return Disposition::DeadLetter { reason: Reason::RejectedMessage },
         Outcome::Rejected { what: Rejected::Recipients(gone), .. } => {
-            return if gone.len() < attempt.recipients && !gone.is_empty() {
+            // Of several recipients each gets a dead letter of its own, also where none is left.
+            return if attempt.recipients > 1 && !gone.is_empty() {
                 Disposition::Without { recipients: gone.clone() }
             } else {
                 Disposition::DeadLetter { reason: Reason::RejectedRecipient }
@@ -177,7 +178,12 @@ mod tests {
                 Disposition::Without { recipients: vec![u.clone()] },
                 0,
             ),
-            (Class::Normal, rejected(Rejected::Recipients(vec![u.clone(), u])), dead(Reason::RejectedRecipient), 0),
+            (
+                Class::Normal,
+                rejected(Rejected::Recipients(vec![u.clone(), u.clone()])),
+                Disposition::Without { recipients: vec![u.clone(), u] },
+                0,
+            ),
             (Class::Normal, rejected(Rejected::Recipients(vec![])), dead(Reason::RejectedRecipient), 0),
             (Class::Normal, uncertain.clone(), dead(Reason::Uncertain), 1),
             (Class::High, uncertain, in_s(60), 1),

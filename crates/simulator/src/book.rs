@@ -67,7 +67,7 @@ pub(crate) fn recipient(k: u32) -> String {
     format!("r{k}")
 }
 
-fn bit(local: &str) -> u64 {
+pub(crate) fn bit(local: &str) -> u64 {
     local.strip_prefix('r').and_then(|k| k.parse::<u32>().ok()).and_then(|k| 1_u64.checked_shl(k)).unwrap_or(0)
 }
 

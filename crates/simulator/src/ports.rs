@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use crate::{
-    book::Book,
+    book::{self, Book},
     chance::Chance,
     grants::Grants,
     receiver::{Contact, Receivers, Said},
@@ -407,6 +407,8 @@ impl Ports {
             sender: message.from.email.domain().as_str(),
             domain: message.domain().as_str(),
             recipients: u32::try_from(message.recipient_count()).unwrap_or(u32::MAX),
+            mail: hash(&message.id),
+            who: message.recipients().map(|r| book::bit(r.local())).fold(0, |a, b| a | b),
         };
         let answer = outside.receivers.contact(now_us, contact, &mut outside.chance);
         let after = Duration::from_micros(answer.after_us);

@@ -20,6 +20,10 @@ pub struct Contact<'a> {
     /// The domain of the first recipient.
     pub domain: &'a str,
     pub recipients: u32,
+    /// The same at each call for the same message: who of its recipients exist does not change.
+    pub mail: u64,
+    /// Which of the message's recipients these are.
+    pub who: u64,
 }
 
 /// What is answered, and when.
@@ -165,7 +169,10 @@ impl Operator {
                 return Said::Refused(format!("451 4.7.1 Greylisted, please try again in {left} seconds").into());
             }
         }
-        let bad: Vec<usize> = (0..contact.recipients as usize).filter(|_| chance.happens(spec.bad_recipients)).collect();
+        // Those of the message that are asked for, in order.
+        let asked = (0..64).filter(|k| contact.who >> k & 1 == 1).take(contact.recipients as usize);
+        let bad = asked.enumerate().filter(|(_, k)| Chance::of(contact.mail, *k).happens(spec.bad_recipients));
+        let bad: Vec<usize> = bad.map(|(position, _)| position).collect();
         if !bad.is_empty() {
             return Said::NoSuchRecipients(bad);
         }
@@ -204,7 +211,7 @@ mod tests {
     }
 
     fn at(r: &mut Receivers, ms: u64, sender: &str, domain: &str) -> Said {
-        let contact = Contact { sender, domain, recipients: 1 };
+        let contact = Contact { sender, domain, recipients: 1, mail: ms, who: 1 };
         r.contact(START + ms * 1000, contact, &mut Chance::new(ms)).said
     }
 

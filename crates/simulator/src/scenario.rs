@@ -75,6 +75,8 @@ pub struct Fleet {
     pub restart_after: Span,
     /// The provider carries out a call once that is repeated with the same key.
     pub idempotent: bool,
+    /// Rates follow what is refused.
+    pub adaptive: bool,
     pub total_timeout: Span,
 }
 
@@ -89,6 +91,7 @@ impl Default for Fleet {
             crash_every: None,
             restart_after: Span::secs(2),
             idempotent: true,
+            adaptive: true,
             total_timeout: Span::secs(30),
         }
     }

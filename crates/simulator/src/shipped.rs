@@ -18,7 +18,6 @@ macro_rules! shipped {
 shipped![
     "backlog",
     "backlog-50-workers",
-    "blocked-tail",
     "crash-storm",
     "critical-first",
     "greylisting",

@@ -50,7 +50,7 @@ impl Plan {
             provider: Arc::new(Through { ports: ports.clone(), account: a.name.clone(), classifier: self.classifier.clone() }),
             limit: a.rate.map(|r| limit(r, a.burst)),
             max_rate: a.max_rate,
-            adaptive: true,
+            adaptive: s.fleet.adaptive,
             warmup: None,
             quota: a.quota.clone(),
             concurrency: s.fleet.concurrency,

@@ -234,10 +234,7 @@ fn text(report: &Report) -> String {
     });
     out += "\n";
     out += &output::table(&["LIMIT", "PER S", "USED PER S", "USED", "OVERSHOOT"], &buckets.collect::<Vec<Vec<_>>>());
-    out += &format!(
-        "{} limits of single domains and recipients: overshoot {}\n",
-        report.narrow.buckets, report.narrow.overshoot
-    );
+    out += &format!("{} limits of single domains and recipients: overshoot {}\n", report.narrow.buckets, report.narrow.overshoot);
     for (key, slots) in &report.slots {
         out += &format!("{key}: at most {} of {} calls at a time\n", slots.most, slots.limit);
     }
