@@ -1,4 +1,4 @@
-//! Message to class and destination.
+//! Message to class and destination, and to the accounts that may send it.
 //!
 //! Pure: no I/O, no clock. Everything is compiled when the configuration is read; classifying a message then costs
 //! well under a microsecond, in time linear in what the rules look at, whatever a producer puts there.
@@ -6,11 +6,13 @@
 mod destinations;
 mod glob;
 pub mod presets;
+mod routes;
 mod rules;
 
 pub use destinations::{BadDestinations, DestinationProblem, DestinationSpec, Destinations};
 pub use glob::{BadGlob, Glob};
 pub use presets::Preset;
+pub use routes::{Accounts, Route, RouteConditions, RoutedAccount, Routes};
 pub use rules::{BadRule, Conditions, Effect, Rule};
 
 use std::{sync::Arc, time::Duration};

@@ -110,7 +110,7 @@ impl Rule {
     }
 }
 
-fn address(email: &EmailAddress) -> impl Iterator<Item = char> {
+pub(crate) fn address(email: &EmailAddress) -> impl Iterator<Item = char> {
     email.local().chars().chain(['@']).chain(email.domain().as_str().chars())
 }
 

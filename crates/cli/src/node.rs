@@ -246,6 +246,8 @@ fn limited(account: &config::Account, provider: Arc<dyn Provider>) -> Account {
         concurrency: account.concurrency,
         fleet_concurrency: account.fleet_concurrency,
         total_timeout: account.http.total_timeout,
+        batch: account.batch,
+        batch_wait: account.batch_wait,
     }
 }
 
@@ -273,6 +275,7 @@ fn settings(config: &Config, id: &str, accounts: Vec<Account>) -> Settings {
         accounts,
         destinations: config.destinations.iter().map(destination).collect(),
         tail: limit(config.tail),
+        routes: config.routes.clone(),
         tenants: config.tenants.iter().map(named).collect(),
         senders: config.senders.iter().map(named).collect(),
         recipient: config.recipient.as_ref().map(named),

@@ -65,12 +65,12 @@ pub(crate) struct Context {
 }
 
 /// This message's handler runs.
-pub(crate) struct Present<'a> {
-    cx: &'a Context,
+pub(crate) struct Present {
+    cx: Arc<Context>,
     id: Arc<str>,
 }
 
-impl Drop for Present<'_> {
+impl Drop for Present {
     fn drop(&mut self) {
         self.cx.present.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
@@ -98,9 +98,9 @@ impl Context {
     }
 
     /// Marks the message as handled here; `None` while another handler has it.
-    pub(crate) fn enter(&self, id: &Arc<str>) -> Option<Present<'_>> {
+    pub(crate) fn enter(self: &Arc<Self>, id: &Arc<str>) -> Option<Present> {
         let new = self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        new.then(|| Present { cx: self, id: id.clone() })
+        new.then(|| Present { cx: self.clone(), id: id.clone() })
     }
 
     /// Notes whether limiter and ledger answer, for readiness and metrics.

@@ -26,7 +26,8 @@ use crate::{
     lane::LaneHandle,
     limits::{self, Limits},
     metrics::LaneLabels,
-    pipeline::{self, Grant},
+    pipeline::{self, Gather, Grant},
+    routing::Routing,
     slots::Lease,
     standing::{Effect, Source, Standing},
     view::{Sight, View},
@@ -74,6 +75,8 @@ pub(crate) struct Engine {
     cx: Arc<Context>,
     limiter: Arc<dyn Limiter>,
     limits: Arc<Limits>,
+    routing: Arc<Routing>,
+    gather: Gather,
     standing: Standing,
     /// What is closed, until when.
     closed: HashMap<Arc<str>, u64>,
@@ -98,7 +101,13 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, limits: Arc<Limits>, lanes: Arc<Vec<LaneHandle>>) -> Engine {
+    pub(crate) fn new(
+        cx: Arc<Context>,
+        limiter: Arc<dyn Limiter>,
+        limits: Arc<Limits>,
+        routing: Arc<Routing>,
+        lanes: Arc<Vec<LaneHandle>>,
+    ) -> Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
         let lost = vec![0; lanes.len()];
         let expiries = vec![None; lanes.len()];
@@ -108,6 +117,8 @@ impl Engine {
             cx,
             limiter,
             limits,
+            routing,
+            gather: Gather::default(),
             standing: Standing::default(),
             closed: HashMap::new(),
             resting,
@@ -239,12 +250,7 @@ impl Engine {
                         wait.observe((grant.at - granted.handle.arrived).as_secs_f64());
                     }
                     let slot = self.cx.slots.granted(self.lease(&granted.handle));
-                    let under_way = self.cx.board.begin(granted.handle.origin.lane);
-                    let run = pipeline::run(self.cx.clone(), granted.handle, grant, slot);
-                    self.cx.tasks.spawn(async move {
-                        run.await;
-                        drop(under_way);
-                    });
+                    self.gather.set_going(&self.cx, granted.handle, grant, slot);
                 }
                 self.cx.metrics.void_grants.inc_by(self.pacer.wasted() - wasted);
                 self.park();
@@ -269,9 +275,12 @@ impl Engine {
 
     fn input(&mut self, input: Input) {
         match input {
-            Input::Ready(item) | Input::Back(item) => {
+            Input::Ready(mut item) | Input::Back(mut item) => {
                 if item.origin.epoch <= self.lost[item.origin.lane] {
                     return; // Its consumer is gone; the message will come again.
+                }
+                if let Some(account) = item.refused_by.take() {
+                    self.route(&mut item, Some(account));
                 }
                 earliest(&mut self.expiries[item.origin.lane], item.expires_at);
                 self.wait(item);
@@ -381,6 +390,48 @@ impl Engine {
         }
     }
 
+    /// Chooses the message's account again, but not one that has just refused it while there is another.
+    fn route(&self, item: &mut Item, but: Option<usize>) {
+        let others: Vec<usize> = item.choices.iter().copied().filter(|a| Some(*a) != but).collect();
+        if item.choices.len() < 2 || others.is_empty() {
+            return;
+        }
+        // It was valid when it came; what has changed since is found out at its turn.
+        let Ok(message) = item.message(self.cx.settings.max_message_bytes) else { return };
+        let (account, (buckets, cost), version) = self.routing.choose(&others, &message, item.lane.class, self.now_us());
+        (item.account, item.buckets, item.cost, item.limits) = (account, buckets, cost, version);
+        item.keep(message);
+    }
+
+    /// What waits for an account that is closed, or has nothing left, and may go through one that is open, does.
+    fn route_away(&mut self) {
+        if self.cx.settings.accounts.len() < 2 {
+            return;
+        }
+        let now_us = self.now_us();
+        let (lanes, routing) = (self.lanes.clone(), self.routing.clone());
+        for lane in lanes.iter() {
+            let Some(of) = &lane.lane else { continue };
+            let mut open = None;
+            let moved = self.pacer.take_bound(
+                &lane.key,
+                |buckets, class, hint| routing.is_bound(buckets, class, hint, now_us),
+                |item: &Item| {
+                    let open = open.get_or_insert_with(|| routing.open_for(of, now_us));
+                    item.choices.iter().any(|a| *a != item.account && open[*a])
+                },
+            );
+            if let Some(first) = moved.first() {
+                let account = &*self.cx.settings.accounts[first.account].name;
+                tracing::info!(lane = &*lane.key, account, messages = moved.len(), "account cannot send: others take its mail");
+            }
+            for mut item in moved {
+                self.route(&mut item, None);
+                self.wait(item);
+            }
+        }
+    }
+
     /// Brings what has changed into force, and lets others see it.
     fn stand(&mut self, changed: &[Arc<str>]) {
         let now_us = self.now_us();
@@ -407,6 +458,7 @@ impl Engine {
         self.wake(|binding| opened || changed.contains(binding));
         if !changed.is_empty() {
             self.cx.standing.send_replace(Arc::new(self.standing.clone()));
+            self.route_away();
         }
     }
 
@@ -486,6 +538,7 @@ impl Engine {
     fn tick(&mut self) {
         self.expire();
         self.cancel();
+        self.route_away();
         let now_us = self.now_us();
         for (index, lane) in self.lanes.iter().enumerate() {
             let held = self.pacer.held(&lane.key);

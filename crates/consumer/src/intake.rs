@@ -7,13 +7,13 @@ use paceline_classifier::Classifier;
 use paceline_core::{
     CancelSet, Domain, InvalidMessage, Journey, Lane, Message, Reason, SuppressionSet, Timestamp, lane::HOLD_MAX,
 };
-use paceline_limiter::{BucketSpec, Cost};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     item::{Item, KEEP_PARSED, Origin},
-    limits::{self, Limits},
+    limits,
+    routing::{Charges, Routing},
 };
 
 /// What to do with a delivery.
@@ -37,9 +37,7 @@ pub(crate) enum Verdict {
 /// What reading a delivery needs to know.
 pub(crate) struct Intake {
     pub(crate) classifier: Arc<Classifier>,
-    pub(crate) limits: watch::Receiver<Arc<Limits>>,
-    /// Account names, in the order of preference.
-    pub(crate) accounts: Vec<Arc<str>>,
+    pub(crate) routing: Arc<Routing>,
     pub(crate) max_message_bytes: usize,
     pub(crate) cancels: watch::Receiver<Arc<CancelSet>>,
     pub(crate) suppressions: watch::Receiver<Arc<SuppressionSet>>,
@@ -47,25 +45,26 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Judges one delivery. `lane` is the lane it was consumed from, `None` for the intake queue.
-    pub(crate) fn judge(&self, delivery: Delivery, lane: Option<&Lane>, origin: Origin, now: Timestamp) -> Verdict {
+    pub(crate) fn judge(
+        &self,
+        delivery: Delivery,
+        lane: Option<&Lane>,
+        origin: Origin,
+        now: Timestamp,
+        limiter_now_us: u64,
+    ) -> Verdict {
         let journey = journey_of(&delivery.properties, now);
         let message_id = delivery.properties.message_id.as_deref();
         let message = match Message::parse(&delivery.body, message_id, self.max_message_bytes) {
             Ok(message) => message,
             Err(problem) => return Verdict::Invalid(delivery, journey, problem),
         };
-        let account = match &message.account {
-            None => 0,
-            Some(name) => match self.accounts.iter().position(|a| **a == **name) {
-                Some(found) => found,
-                None => {
-                    return Verdict::Invalid(delivery, journey, InvalidMessage::new("account", "no such account is configured"));
-                }
-            },
-        };
         let classified = self.classifier.classify(&message, &delivery.routing_key);
-        let limits = self.limits.borrow().clone();
-        let charges = limits.of(account, &message, &self.classifier);
+        let choices = match self.routing.choices(&message, &classified.lane, &journey) {
+            Ok(choices) => choices,
+            Err(problem) => return Verdict::Invalid(delivery, journey, problem),
+        };
+        let (account, charges, version) = self.routing.choose(&choices, &message, classified.class, limiter_now_us);
         if let Some(quota) = limits::too_large_for(&charges) {
             let problem = format!("more recipients than the quota {quota} ever allows");
             return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem));
@@ -73,8 +72,8 @@ impl Intake {
         let suppressed = self.suppressions.borrow().holds_back_all(&message, classified.lane.class, now);
         let turn = classified.spread.filter(|_| journey.attempts == 0).map(|s| turn_within(s, &message, &journey));
         let not_before = journey.not_before.max(message.not_before).max(turn);
-        let mut item = self.item(delivery, origin, classified.lane, journey, account, charges, message);
-        item.limits = limits.version;
+        let mut item = self.item(delivery, origin, classified.lane, journey, (choices, account, charges), message);
+        item.limits = version;
         if item.expired(now) {
             return Verdict::Dead(item, Reason::Expired);
         }
@@ -97,15 +96,13 @@ impl Intake {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "gathers what was found out, once")]
     fn item(
         &self,
         delivery: Delivery,
         origin: Origin,
         lane: Lane,
         journey: Journey,
-        account: usize,
-        (buckets, cost): (Arc<[BucketSpec]>, Cost),
+        (choices, account, (buckets, cost)): (Arc<[usize]>, usize, Charges),
         message: Message,
     ) -> Item {
         let domain: Domain = message.domain().clone();
@@ -119,7 +116,10 @@ impl Intake {
             digest: journey.digest.unwrap_or_else(|| xxh3_64(&delivery.body)),
             journey,
             expires_at: message.expires_at,
+            choices,
             account,
+            refused_by: None,
+            unclaimed: 0,
             buckets,
             limits: 0,
             cost,

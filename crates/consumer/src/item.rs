@@ -35,7 +35,13 @@ pub(crate) struct Item {
     /// Of the body as the producer published it.
     pub(crate) digest: u64,
     pub(crate) expires_at: Option<Timestamp>,
+    /// Accounts that may send it, the preferred one first.
+    pub(crate) choices: Arc<[usize]>,
     pub(crate) account: usize,
+    /// The account that has just refused itself to it.
+    pub(crate) refused_by: Option<usize>,
+    /// Calls, among the journey's attempts, whose claims were withdrawn: their accounts were refused.
+    pub(crate) unclaimed: u32,
     pub(crate) buckets: Arc<[BucketSpec]>,
     /// The version of the limits that `buckets` come from.
     pub(crate) limits: u64,

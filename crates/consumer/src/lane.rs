@@ -269,7 +269,7 @@ impl LaneTask {
     fn take(&self, delivery: Delivery, origin: Origin) {
         let cx = &self.cx;
         cx.metrics.deliveries.inc();
-        match self.intake.judge(delivery, self.me().lane.as_ref(), origin, cx.now()) {
+        match self.intake.judge(delivery, self.me().lane.as_ref(), origin, cx.now(), cx.limiter_now_us().unwrap_or(0)) {
             Verdict::Ready(item) => cx.to_engine(Input::Ready(item)),
             Verdict::Soon(item, due) => {
                 let (cx, wait) = (cx.clone(), due.since(cx.now()));

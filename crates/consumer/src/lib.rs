@@ -21,6 +21,7 @@ mod metrics;
 mod note;
 mod pipeline;
 mod prefetch;
+mod routing;
 mod settings;
 mod settle;
 mod signals;
@@ -56,6 +57,7 @@ use crate::{
     intake::Intake,
     lane::{LaneHandle, LaneTask},
     limits::{Limits, Rates},
+    routing::Routing,
     settle::Settler,
     signals::{Learning, Tally},
     slots::Slots,
@@ -119,10 +121,12 @@ impl Worker {
         let (metrics, world, settings) = (deps.metrics, deps.world, Arc::new(deps.settings));
         let limits = Arc::new(Limits::ordered(&settings, &Rates::new(), 0));
         let (limits_sender, limits_receiver) = watch::channel(limits.clone());
+        let standing = watch::Sender::default();
+        let routing = Routing::new(&settings, limits_receiver.clone(), classifier.clone(), standing.subscribe());
+        let routing = Arc::new(routing);
         let intake = Arc::new(Intake {
             classifier: classifier.clone(),
-            limits: limits_receiver.clone(),
-            accounts: settings.accounts.iter().map(|a| a.name.clone()).collect(),
+            routing: routing.clone(),
             max_message_bytes: settings.max_message_bytes,
             cancels: cancels.clone(),
             suppressions: suppressions.clone(),
@@ -145,7 +149,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             present: Mutex::new(HashSet::new()),
             clock: RwLock::new(None),
-            standing: watch::Sender::default(),
+            standing,
             tally: Tally::default(),
             world,
             config: watch::Sender::new(limits.digest.clone()),
@@ -164,7 +168,7 @@ impl Worker {
             })
             .unzip();
         let lanes = Arc::new(handles);
-        let engine = Engine::new(cx.clone(), limiter, limits, lanes.clone());
+        let engine = Engine::new(cx.clone(), limiter, limits, routing, lanes.clone());
         let engine = tokio::spawn(engine.run(inputs));
         // Before any mail is taken.
         let mut follower = Follower::new(cx.clone(), directives, limits_sender);

@@ -137,6 +137,12 @@ impl Limits {
         charges.done()
     }
 
+    /// The limits of an account's own that all its mail to a destination meets.
+    pub(crate) fn own(&self, account: usize, destination: &str) -> &[BucketSpec] {
+        let of = &self.accounts[account];
+        of.lists.get(destination).map_or(&of.own, |list| list)
+    }
+
     /// What its tenant and sender are held to.
     fn personal(&self, message: &Message) -> Vec<&Vec<BucketSpec>> {
         let mut found = Vec::new();

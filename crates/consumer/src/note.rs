@@ -1,6 +1,6 @@
 //! What the ledger keeps of a result, so that a redelivery can pass it on again.
 
-use paceline_core::{DeadLetter, Journey, LastError, Timestamp};
+use paceline_core::{DeadLetter, Journey, LastError, ProviderAnswer, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A result that still has to be passed on.
@@ -11,6 +11,12 @@ pub(crate) enum Note {
         /// Positions of recipients that were given up on.
         gone: Vec<usize>,
         /// Likewise, before the call and with dead letters already: on the suppression list.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        suppressed: Vec<usize>,
+    },
+    /// Positions of recipients that were refused while the others were accepted, with what was said of each.
+    Sent {
+        refused: Vec<(usize, ProviderAnswer)>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         suppressed: Vec<usize>,
     },
@@ -30,6 +36,8 @@ pub(crate) struct Kept {
     first: Option<Timestamp>,
     due: Option<Timestamp>,
     error: Option<LastError>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
 }
 
 impl Kept {
@@ -40,17 +48,26 @@ impl Kept {
             first: journey.first_attempt_at,
             due: journey.not_before,
             error: journey.last_error.clone(),
+            account: journey.account.clone(),
         }
     }
 
     /// `journey` as it was after the attempt.
     pub(crate) fn resume(self, journey: Journey) -> Journey {
-        let Kept { a, f, first, due, error } = self;
-        Journey { attempts: a, failures: f, first_attempt_at: first, not_before: due, last_error: error, ..journey }
+        let Kept { a, f, first, due, error, account } = self;
+        Journey { attempts: a, failures: f, first_attempt_at: first, not_before: due, last_error: error, account, ..journey }
     }
 }
 
 impl Note {
+    /// Empty where nobody was refused: nothing is left to do then.
+    pub(crate) fn sent(refused: Vec<(usize, ProviderAnswer)>, suppressed: &[usize]) -> String {
+        match refused.is_empty() {
+            true => String::new(),
+            false => Note::Sent { refused, suppressed: suppressed.to_vec() }.write(),
+        }
+    }
+
     pub(crate) fn retry(journey: &Journey, suppressed: &[usize]) -> String {
         Note::without(journey, &[], suppressed)
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use paceline_classifier::Routes;
 use paceline_core::{Policy, Rate, circuit::CircuitPolicy, warmup::Warmup};
 use paceline_provider::Provider;
 
@@ -25,6 +26,22 @@ pub struct Account {
     pub fleet_concurrency: Option<u32>,
     /// The longest one call can take, connecting included.
     pub total_timeout: Duration,
+    /// Most messages of one call, as far as its provider takes several.
+    pub batch: usize,
+    /// How long a granted message may wait for others to travel with.
+    pub batch_wait: Duration,
+}
+
+impl Account {
+    /// Most messages of one call.
+    pub(crate) fn most_together(&self) -> usize {
+        self.batch.min(self.provider.max_batch())
+    }
+
+    /// Whether a repeated call of a message is told from a new one: it is made alone each time, and its key is honoured.
+    pub(crate) fn knows_repeats(&self) -> bool {
+        self.provider.idempotent() && self.most_together() < 2
+    }
 }
 
 /// A rate with its burst, in recipients.
@@ -70,6 +87,8 @@ pub struct Settings {
     pub prefix: Arc<str>,
     pub accounts: Vec<Account>,
     pub destinations: Vec<Destination>,
+    /// Which of the accounts, by their positions, may send what.
+    pub routes: Routes,
     /// Each domain that no destination names, per account.
     pub tail: Limit,
     pub tenants: Vec<Named>,

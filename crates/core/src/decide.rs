@@ -13,8 +13,6 @@ const THROTTLED_MAX: Duration = Duration::from_secs(300);
 const GREYLISTED: Duration = Duration::from_secs(300);
 /// Wait after a reputation block without a time of its own.
 const BLOCKED: Duration = Duration::from_secs(900);
-/// Wait of mail whose account was refused, without a time of its own.
-const ACCOUNT_REFUSED: Duration = Duration::from_secs(30);
 
 /// What Paceline does next with a message.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +23,9 @@ pub enum Disposition {
     Retry { at: Timestamp },
     /// These recipients become dead letters; the others, if there are any, are tried again at once.
     Without { recipients: Vec<EmailAddress> },
+    /// The account was refused, not the message: at once through another one that may send it, or where it waits until this
+    /// one is open again.
+    Elsewhere,
     /// Give up.
     DeadLetter { reason: Reason },
 }
@@ -57,7 +58,7 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
     if let Some(answer) = outcome.answer() {
         journey.last_error = Some(LastError::from(answer));
     }
-    let (wait, past_age) = match outcome {
+    let wait = match outcome {
         Outcome::Accepted { refused, .. } => return Disposition::Complete { refused: refused.clone() },
         Outcome::Rejected { what: Rejected::Message, .. } => return Disposition::DeadLetter { reason: Reason::RejectedMessage },
         Outcome::Rejected { what: Rejected::Recipients(gone), .. } => {
@@ -69,21 +70,23 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
             };
         }
         Outcome::Rejected { what: Rejected::Account, .. } => {
-            (backoff(ACCOUNT_REFUSED, THROTTLED_MAX, 1, jitter), Reason::RejectedAccount)
+            return if now.since(journey.enqueued_at) >= policy.max_age {
+                Disposition::DeadLetter { reason: Reason::RejectedAccount }
+            } else {
+                Disposition::Elsewhere
+            };
         }
         Outcome::Throttled { retry_after, .. } => {
             // Refusals in a row, each longer than the last: budget is not spent, but neither is patience feigned.
             let n = journey.attempts - journey.failures;
-            (no_earlier(backoff(THROTTLED_BASE, THROTTLED_MAX, n, jitter), *retry_after, jitter), Reason::MaxAgeExceeded)
+            no_earlier(backoff(THROTTLED_BASE, THROTTLED_MAX, n, jitter), *retry_after, jitter)
         }
-        Outcome::Greylisted { retry_after, .. } => {
-            (no_earlier(Duration::ZERO, Some(retry_after.unwrap_or(GREYLISTED)), jitter), Reason::MaxAgeExceeded)
-        }
+        Outcome::Greylisted { retry_after, .. } => no_earlier(Duration::ZERO, Some(retry_after.unwrap_or(GREYLISTED)), jitter),
         Outcome::ReputationBlock { retry_after, .. } => {
             // How long the block lasts is for the destination to wait out. The message comes back while it is of use: by
             // then another account may take it.
             let most = policy.max_age / 4;
-            (no_earlier(BLOCKED.min(most), retry_after.map(|asked| asked.min(most)), jitter), Reason::MaxAgeExceeded)
+            no_earlier(BLOCKED.min(most), retry_after.map(|asked| asked.min(most)), jitter)
         }
         Outcome::Temporary { .. } | Outcome::Uncertain { .. } => {
             journey.failures += 1;
@@ -95,12 +98,12 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
                 return Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted };
             }
             let asked = if let Outcome::Temporary { retry_after, .. } = outcome { *retry_after } else { None };
-            (no_earlier(policy.gap(journey.failures, jitter), asked, jitter), Reason::MaxAgeExceeded)
+            no_earlier(policy.gap(journey.failures, jitter), asked, jitter)
         }
     };
     let at = now + wait;
     if at.since(journey.enqueued_at) >= policy.max_age {
-        return Disposition::DeadLetter { reason: past_age };
+        return Disposition::DeadLetter { reason: Reason::MaxAgeExceeded };
     }
     journey.not_before = Some(at);
     Disposition::Retry { at }
@@ -171,7 +174,7 @@ mod tests {
             (Class::Critical, blocked(Some(4 * 3600)), in_s(225), 0),
             (Class::Critical, blocked(Some(60)), in_s(225), 0),
             (Class::Normal, rejected(Rejected::Message), dead(Reason::RejectedMessage), 0),
-            (Class::Normal, rejected(Rejected::Account), in_s(30), 0),
+            (Class::Normal, rejected(Rejected::Account), Disposition::Elsewhere, 0),
             (
                 Class::Normal,
                 rejected(Rejected::Recipients(vec![u.clone()])),

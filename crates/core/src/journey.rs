@@ -15,6 +15,8 @@ pub mod header {
     pub const REPLAY: &str = "x-paceline-replay";
     /// Digest of the body as the producer published it, in hexadecimal: set where a retry carries fewer recipients.
     pub const DIGEST: &str = "x-paceline-digest";
+    /// Account whose last call may have been accepted: only there is a repeat of it known for one.
+    pub const ACCOUNT: &str = "x-paceline-account";
 }
 
 /// The last answer that was not an acceptance: JSON `{code, status, message}`.
@@ -49,6 +51,8 @@ pub struct Journey {
     pub replay: Option<String>,
     /// See [`header::DIGEST`].
     pub digest: Option<u64>,
+    /// See [`header::ACCOUNT`].
+    pub account: Option<String>,
 }
 
 impl Journey {
@@ -63,6 +67,7 @@ impl Journey {
             last_error: None,
             replay: None,
             digest: None,
+            account: None,
         }
     }
 
@@ -87,6 +92,7 @@ impl Journey {
             last_error: text(header::LAST_ERROR).and_then(|t| serde_json::from_str(&t).ok()),
             replay: text(header::REPLAY).filter(|r| !r.is_empty() && r.len() <= 128).map(|r| r.into_owned()),
             digest: text(header::DIGEST).and_then(|t| u64::from_str_radix(&t, 16).ok()),
+            account: text(header::ACCOUNT).filter(|a| !a.is_empty() && a.len() <= 64).map(|a| a.into_owned()),
         }
     }
 
@@ -103,6 +109,7 @@ impl Journey {
         optional(header::LAST_ERROR, self.last_error.as_ref().and_then(|e| serde_json::to_string(e).ok()));
         optional(header::REPLAY, self.replay.clone());
         optional(header::DIGEST, self.digest.map(|d| format!("{d:016x}")));
+        optional(header::ACCOUNT, self.account.clone());
         out
     }
 }
@@ -122,6 +129,7 @@ mod tests {
             last_error: Some(LastError { code: "timeout".into(), status: Some(504), message: "ä".into() }),
             replay: Some("r1".into()),
             digest: Some(7),
+            account: Some("main".into()),
             ..Journey::starting(now)
         };
         let headers = journey.to_headers();
@@ -133,7 +141,7 @@ mod tests {
     fn hostile_headers_count_as_absent() {
         let now = Timestamp::from_secs(1_800_000_000);
         let got = Journey::from_headers(|_| Some("-1 nonsense 9999-99-99".into()), None, now);
-        assert_eq!(Journey { replay: None, ..got }, Journey::starting(now));
+        assert_eq!(Journey { replay: None, account: None, ..got }, Journey::starting(now));
         let future = Journey::from_headers(|n| (n == header::ENQUEUED_AT).then(|| "2999-01-01T00:00:00Z".into()), None, now);
         assert_eq!(future.enqueued_at, now);
     }

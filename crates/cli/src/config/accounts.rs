@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use paceline_control::feedback::Scheme;
-use paceline_core::Rate;
+use paceline_core::{Domain, Rate};
 use paceline_provider::{HttpSettings, Settings};
 
 use super::{
@@ -30,6 +30,12 @@ pub struct Account {
     pub concurrency: usize,
     /// Calls at a time from all workers together.
     pub fleet_concurrency: Option<u32>,
+    /// Domains it may send from; empty: any.
+    pub senders: Vec<Domain>,
+    /// Most messages of one call.
+    pub batch: usize,
+    /// How long a granted message may wait for others to travel with.
+    pub batch_wait: Duration,
     /// Whether rates follow what is refused, here and at its destinations.
     pub adaptive: bool,
     pub warmup: Option<Warmup>,
@@ -97,6 +103,14 @@ fn account(s: &Section<'_>) -> Option<Account> {
     let max_rate = max_rate(s, limit);
     let adaptive = s.or("adaptive", true, values::boolean);
     let quota = quota(s);
+    let senders = s.filled_list("senders", values::domain).unwrap_or_default();
+    let batch = s.or("batch", 1, values::integer32(1, 1000)) as usize;
+    // A grant is of use for a tenth of a second.
+    let wait = values::duration(Duration::ZERO, Duration::from_millis(50));
+    let batch_wait = s.or("batch_wait", Duration::from_millis(20), wait);
+    if batch == 1 && s.has("batch_wait") {
+        s.report("batch_wait", "has no effect without `batch`");
+    }
     let warmup = warmup(&s.section("warmup"));
     let feedback = feedback(s);
     Some(Account {
@@ -109,6 +123,9 @@ fn account(s: &Section<'_>) -> Option<Account> {
         quota,
         concurrency: concurrency as usize,
         fleet_concurrency,
+        senders,
+        batch,
+        batch_wait,
         warmup,
         feedback,
     })

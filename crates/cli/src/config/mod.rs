@@ -13,6 +13,7 @@ mod problem;
 mod providers;
 mod replies;
 mod reread;
+mod routes;
 mod rules;
 mod runtime;
 mod section;
@@ -29,7 +30,7 @@ use std::{
     sync::Arc,
 };
 
-use paceline_classifier::Classifier;
+use paceline_classifier::{Classifier, Routes};
 use paceline_core::{Policy, circuit::CircuitPolicy};
 use paceline_provider::ReplyRules;
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub tail: Limit,
     /// Rules and destinations, ready to use.
     pub classifier: Arc<Classifier>,
+    /// Which accounts may send what.
+    pub routes: Routes,
     /// What replies mean; every account goes by it.
     pub reply_rules: ReplyRules,
     pub retry: Policy,
@@ -137,8 +140,16 @@ impl Config {
             report("store.url".into(), e.in_full());
         }
         for (i, account) in self.accounts.iter().enumerate() {
-            if let Err(e) = paceline_provider::build(account.provider.clone(), &account.http, "paceline") {
-                report(format!("account[{i}]"), format!("{}: {e}", account.name));
+            match paceline_provider::build(account.provider.clone(), &account.http, "paceline") {
+                Ok(provider) if account.batch > provider.max_batch() => {
+                    let most = match provider.max_batch() {
+                        1 => "takes messages one by one only".to_owned(),
+                        most => format!("takes at most {most} messages in one call"),
+                    };
+                    report(format!("account[{i}].batch"), format!("{}: {} {most}", account.name, account.provider.provider()));
+                }
+                Ok(_) => {}
+                Err(e) => report(format!("account[{i}]"), format!("{}: {e}", account.name)),
             }
         }
         problems
@@ -187,6 +198,7 @@ fn sections(root: &Section<'_>) -> Option<Config> {
     let (destinations, by_domain) = shaping::destinations(root.sections("destination"), presets);
     let tail = one(root, "tail", shaping::tail);
     let rules = rules::rules(root.sections("rule"));
+    let routes = routes::routes(root.sections("route"), &accounts);
     let retry = one(root, "retry", policy::retry);
     let circuit = one(root, "circuit", policy::circuit);
     let dedup = one(root, "dedup", policy::dedup);
@@ -206,6 +218,7 @@ fn sections(root: &Section<'_>) -> Option<Config> {
         destinations,
         tail,
         classifier: Arc::new(Classifier::new(rules, by_domain)),
+        routes,
         reply_rules,
         retry,
         circuit,

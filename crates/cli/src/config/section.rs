@@ -160,6 +160,12 @@ impl<'a> Section<'a> {
         entry.is_some_and(|e| matches!(&e.node.value, Value::Text(t) | Value::Bare(t) if t == text))
     }
 
+    /// Whether the key holds a table.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        let entry = self.entries.and_then(|t| t.get(key));
+        entry.is_some_and(|e| matches!(&e.node.value, Value::Table(_)))
+    }
+
     /// A list, each element checked; a single value counts as a list of one. Wrong elements are reported and left out.
     pub(super) fn list<T>(&self, key: &str, read: impl Fn(&Node) -> Result<T, String>) -> Option<Vec<T>> {
         let entry = self.entry(key)?;

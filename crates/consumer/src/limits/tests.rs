@@ -1,5 +1,5 @@
 use async_trait::async_trait;
-use paceline_classifier::{DestinationSpec, Destinations};
+use paceline_classifier::{DestinationSpec, Destinations, Routes};
 use paceline_core::{Domain, Outcome, Policy, RetryPolicy};
 use paceline_provider::{Attempt, Provider};
 
@@ -52,8 +52,11 @@ pub(crate) fn settings() -> Settings {
             concurrency: 1,
             fleet_concurrency: None,
             total_timeout: Duration::from_secs(30),
+            batch: 1,
+            batch_wait: Duration::ZERO,
         }],
         destinations: vec![destination("google", true), destination("yahoo", false)],
+        routes: Routes::all(["main"]),
         tail: limit("300/h"),
         tenants: vec![],
         senders: vec![],

@@ -18,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, Topology, header_text, memory::MemoryBroker};
-use paceline_classifier::{Classifier, DestinationSpec, Destinations};
+use paceline_classifier::{Classifier, DestinationSpec, Destinations, Routes};
 use paceline_consumer::{Account, Deps, Destination, Keep, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_core::{
     Cancel, CancelSet, DeadLetter, Directives, Domain, Message, Outcome, Policy, ProviderAnswer, Rate, Reason, Rejected,
@@ -159,6 +159,8 @@ impl Rig {
             concurrency: 32,
             fleet_concurrency: self.fleet_concurrency,
             total_timeout: Duration::from_secs(30),
+            batch: 1,
+            batch_wait: Duration::ZERO,
         };
         Settings {
             worker_id: format!("w-{}", rand::random::<u32>()).into(),
@@ -173,6 +175,7 @@ impl Rig {
                 quota: vec![],
                 concurrency: None,
             }],
+            routes: Routes::all(["main"]),
             tail: Limit { rate: "1000/s".parse().unwrap(), burst: 1000 },
             tenants: self.tenants.clone(),
             senders: vec![],

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use paceline_core::Class;
 
 use super::{Group, Hint, LaneKey, Pacer, Standing, group::Held};
-use crate::{FOREVER_US, Why};
+use crate::{BucketSpec, FOREVER_US, Why};
 
 impl<H> Pacer<H> {
     /// Gives back everything held for a lane, in the order pushed.
@@ -37,10 +37,29 @@ impl<H> Pacer<H> {
         taken
     }
 
+    /// Gives back the heads of a lane that match and whose flow does, by its limits, class and hint, in the order pushed.
+    /// A flow that is being asked about stays.
+    pub fn take_bound(
+        &mut self,
+        lane: &LaneKey,
+        mut bound: impl FnMut(&[BucketSpec], Class, Option<&Hint>) -> bool,
+        mut wanted: impl FnMut(&H) -> bool,
+    ) -> Vec<H> {
+        let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
+        let flows = ids.iter().filter_map(|id| Some((*id, self.flows.get(id)?)));
+        let matching = flows.filter(|(_, f)| !f.in_call && bound(&f.buckets, f.class, f.hint.as_ref()));
+        let ids: Vec<u64> = matching.map(|(id, _)| id).collect();
+        self.take_from(lane, ids, |head, _| wanted(head))
+    }
+
     /// Gives back the heads of a lane that match, in the order pushed. The flow's hint comes with each head.
-    pub fn take_where(&mut self, lane: &LaneKey, mut wanted: impl FnMut(&H, Option<&Hint>) -> bool) -> Vec<H> {
+    pub fn take_where(&mut self, lane: &LaneKey, wanted: impl FnMut(&H, Option<&Hint>) -> bool) -> Vec<H> {
         let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
         let ids: Vec<u64> = ids.iter().copied().collect();
+        self.take_from(lane, ids, wanted)
+    }
+
+    fn take_from(&mut self, lane: &LaneKey, ids: Vec<u64>, mut wanted: impl FnMut(&H, Option<&Hint>) -> bool) -> Vec<H> {
         let mut taken = Vec::new();
         for id in ids {
             let Some(flow) = self.flows.get_mut(&id) else { continue };

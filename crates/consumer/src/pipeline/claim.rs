@@ -1,0 +1,276 @@
+//! From the grant's date to the call: what still stands against it, and the claim.
+
+use std::{sync::Arc, time::Duration};
+
+use paceline_broker::Purpose;
+use paceline_core::{
+    Disposition, InvalidMessage, Message, Outcome, ProviderAnswer, Reason,
+    decide::{self, decide},
+    lane::HOLD_MAX,
+};
+use paceline_limiter::ledger::{Claim, Claimed, LedgerError, Recorded};
+use tokio::time::sleep;
+
+use super::{
+    Grant, bury,
+    finish::{bury_recipients, without},
+    finish_dead, pass_on, retry,
+};
+use crate::{
+    context::{Context, Present},
+    dead,
+    item::Item,
+    note::Note,
+    suppress::{self, HeldBack},
+};
+
+/// A granted message that nobody else in this worker handles.
+pub(super) struct Turn {
+    pub(super) item: Item,
+    pub(super) grant: Grant,
+    pub(super) present: Present,
+}
+
+/// A claimed message, ready for its call.
+pub(super) struct Ready {
+    pub(super) turn: Turn,
+    pub(super) message: Box<Message>,
+    pub(super) claim: Claim,
+    /// Positions of recipients that were taken out: they are on the suppression list.
+    pub(super) suppressed: Vec<usize>,
+}
+
+/// Why there is no call now.
+pub(super) enum Out {
+    Expired,
+    Cancelled,
+    /// It was valid when it came; only a change of the size limit could bring this about.
+    Invalid(InvalidMessage),
+    /// The grant came to use too late, or its account has closed since.
+    Void,
+    /// Likewise, after the claim.
+    Late(Claim),
+    NotGranted(Claim, Claimed),
+    /// The ledger does not answer.
+    Unknown(LedgerError),
+    /// Nobody of its recipients may be mailed.
+    Suppressed(HeldBack, Claim),
+    /// It can never be passed on, and stays in its queue.
+    Stuck,
+}
+
+/// Claims the message's next attempt, unless something stands against the call.
+pub(super) async fn claim(cx: &Arc<Context>, mut turn: Turn) -> Result<Ready, Box<(Turn, Out)>> {
+    let out = |turn, out| Err(Box::new((turn, out)));
+    if turn.item.expired(cx.now()) {
+        return out(turn, Out::Expired);
+    }
+    let message = match turn.item.message(cx.settings.max_message_bytes) {
+        Ok(message) => message,
+        Err(problem) => return out(turn, Out::Invalid(problem)),
+    };
+    if cx.cancels.borrow().covers(&message, &turn.item.journey, cx.now()) {
+        turn.item.parsed = Some(message);
+        return out(turn, Out::Cancelled);
+    }
+    if turn.grant.is_void() || cx.closed(&turn.item) {
+        turn.item.parsed = Some(message);
+        return out(turn, Out::Void);
+    }
+    let claim = cx.claim(&turn.item);
+    let claimed = cx.ledger.claim(claim.clone()).await;
+    cx.note_limits(&claimed);
+    match claimed {
+        Ok(Claimed::Granted) => {}
+        Ok(other) => {
+            turn.item.parsed = Some(message);
+            return out(turn, Out::NotGranted(claim, other));
+        }
+        Err(error) => {
+            turn.item.parsed = Some(message);
+            return out(turn, Out::Unknown(error));
+        }
+    }
+    let mut ready = Ready { turn, message, claim, suppressed: Vec::new() };
+    let held_back = cx.held_back(&ready.turn.item, &ready.message);
+    if held_back.len() == ready.message.recipient_count() {
+        return ready.give_up(|claim| Out::Suppressed(held_back, claim));
+    }
+    if !held_back.is_empty() && !suppress::some(cx, &ready.turn.item, &ready.message, &held_back).await {
+        return ready.give_up(|_| Out::Stuck);
+    }
+    if ready.is_void(cx) {
+        return ready.give_up(Out::Late);
+    }
+    ready.suppressed = held_back.into_iter().map(|(position, _)| position).collect();
+    let Ready { turn, message, suppressed, .. } = &mut ready;
+    if !suppressed.is_empty() && !suppress::take_out(&mut turn.item, message, suppressed) {
+        return ready.give_up(|_| Out::Stuck);
+    }
+    Ok(ready)
+}
+
+impl Ready {
+    /// Whether the grant came to use too late, or something on the way has closed since.
+    pub(super) fn is_void(&self, cx: &Context) -> bool {
+        self.turn.grant.is_void() || cx.closed(&self.turn.item)
+    }
+
+    /// Without a call after all.
+    pub(super) fn give_up(self, out: impl FnOnce(Claim) -> Out) -> Result<Ready, Box<(Turn, Out)>> {
+        let Ready { mut turn, message, claim, .. } = self;
+        turn.item.parsed = Some(message);
+        Err(Box::new((turn, out(claim))))
+    }
+}
+
+/// Sends a message on its way that is not called for now.
+pub(super) async fn leave(cx: Arc<Context>, turn: Turn, out: Out) {
+    let Turn { mut item, present, .. } = turn;
+    match out {
+        Out::Expired => bury(&cx, item, Reason::Expired).await,
+        Out::Cancelled => bury(&cx, item, Reason::Cancelled).await,
+        Out::Invalid(problem) => {
+            let letter = dead::invalid(&item.journey, Some(&item.id), &problem, cx.now());
+            finish_dead(&cx, item, letter).await;
+        }
+        Out::Void => cx.give_back(item),
+        Out::Late(claim) => {
+            if let Err(error) = cx.ledger.release(&claim).await {
+                tracing::warn!(%error, "ledger: claim not withdrawn; it runs out by itself");
+            }
+            cx.give_back(item);
+        }
+        Out::NotGranted(claim, answer) => not_granted(&cx, item, claim, answer).await,
+        Out::Unknown(error) => {
+            tracing::warn!(%error, "ledger: no claim, so no call; trying again");
+            sleep(Duration::from_millis(200)).await;
+            cx.give_back(item);
+        }
+        Out::Suppressed(held_back, claim) => {
+            let Ok(message) = item.message(cx.settings.max_message_bytes) else { return };
+            suppress::all(&cx, item, &message, &held_back, &claim).await;
+        }
+        Out::Stuck => {}
+    }
+    drop(present);
+}
+
+/// The claim was refused: somebody is at it, was at it, or was done with it.
+pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Claimed) {
+    match answer {
+        Claimed::Granted => unreachable!("handled by the caller"),
+        Claimed::Held { until_us } => {
+            // Another worker's call, under way or died with it.
+            let wait = cx.until(until_us);
+            if wait <= HOLD_MAX {
+                sleep(wait).await;
+                return cx.give_back(item);
+            }
+            item.journey.not_before = Some(cx.now() + wait);
+            pass_on(cx, item, Purpose::Delay).await;
+        }
+        Claimed::Expired { lost } => {
+            // The worker that held the claim died between call and record: as good as a call without an answer.
+            let answer = ProviderAnswer::new("worker_lost", None, "a worker ended between the call and its record");
+            tracing::warn!(id = %item.id, lost, "claim without a result: sent or not, nobody knows");
+            let outcome = Outcome::Uncertain { answer };
+            let now = cx.now();
+            // Nobody knows through which account: only where there is but one would it know the repeat for one.
+            let known = item.choices.len() == 1 && cx.settings.accounts[item.account].knows_repeats();
+            let resend = known || item.lane.class.resends_uncertain();
+            let attempt = decide::Attempt {
+                class: item.lane.class,
+                recipients: item.recipients,
+                resend_uncertain: resend,
+                started_at: now,
+                now,
+                jitter: cx.world.chance(),
+            };
+            let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.current().policy);
+            cx.count(&item, &outcome);
+            match disposition {
+                Disposition::Retry { .. } => {
+                    cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey, &[]) }).await;
+                    retry(cx, item).await;
+                }
+                _ => {
+                    let reason = if lost >= POISON { Reason::Poison } else { reason_of(&disposition) };
+                    let message = item.message(cx.settings.max_message_bytes).ok();
+                    let account = &cx.settings.accounts[item.account].name;
+                    let letter = dead::whole(&item, message.as_deref(), account, reason, now);
+                    cx.record(&claim, Recorded::Dead { note: Note::dead(&letter, &[]) }).await;
+                    finish_dead(cx, item, letter).await;
+                }
+            }
+        }
+        Claimed::Done { attempt, result } => {
+            cx.metrics.duplicates.inc();
+            tracing::debug!(id = %item.id, attempt, "already settled; no call made");
+            match result {
+                // It went out; those who were refused then may not have been buried.
+                Recorded::Sent { note } if !note.is_empty() && attempt == claim.attempt => match Note::read(&note) {
+                    Note::Sent { refused, suppressed } => sent_without(cx, item, refused, &suppressed).await,
+                    _ => item.settle.ack(),
+                },
+                // A later attempt exists, or this one went out: nothing is left to do.
+                Recorded::Sent { .. } => item.settle.ack(),
+                _ if attempt > claim.attempt => item.settle.ack(),
+                // The result was recorded, but perhaps not passed on: pass it on again. Claims and ids make one of two.
+                Recorded::Retry { note } => match Note::read(&note) {
+                    Note::Retry { journey, gone, suppressed } => {
+                        item.journey = journey.resume(item.journey);
+                        if gone.is_empty() && suppressed.is_empty() {
+                            return retry(cx, item).await;
+                        }
+                        let Ok(mut message) = item.message(cx.settings.max_message_bytes) else { return retry(cx, item).await };
+                        let gone: Vec<usize> =
+                            gone.iter().map(|original| suppress::position_left(&suppressed, *original)).collect();
+                        if !suppressed.is_empty() && !suppress::take_out(&mut item, &mut message, &suppressed) {
+                            return;
+                        }
+                        if gone.is_empty() { retry(cx, item).await } else { without(cx, item, &mut message, &gone).await }
+                    }
+                    _ => item.settle.ack(),
+                },
+                Recorded::Dead { note } => match Note::read(&note) {
+                    Note::Dead { mut letter, suppressed } => {
+                        let mut message = item.message(cx.settings.max_message_bytes).ok();
+                        if let Some(message) = message.as_mut().filter(|_| !suppressed.is_empty())
+                            && !suppress::take_out(&mut item, message, &suppressed)
+                        {
+                            return;
+                        }
+                        letter.to = message.and_then(|m| m.to.first().map(|to| to.email.to_string()));
+                        finish_dead(cx, item, *letter).await;
+                    }
+                    _ => bury(cx, item, Reason::Uncertain).await,
+                },
+            }
+        }
+        Claimed::Conflict => bury(cx, item, Reason::IdConflict).await,
+    }
+}
+
+/// Claims lost in a row before a message counts as poison.
+const POISON: u32 = 3;
+
+fn reason_of(disposition: &Disposition) -> Reason {
+    match disposition {
+        Disposition::DeadLetter { reason } => *reason,
+        _ => Reason::Uncertain,
+    }
+}
+
+/// The message was accepted for all but these recipients (by position in the message as it came).
+async fn sent_without(cx: &Context, mut item: Item, refused: Vec<(usize, ProviderAnswer)>, suppressed: &[usize]) {
+    let Ok(mut message) = item.message(cx.settings.max_message_bytes) else { return item.settle.ack() };
+    let address = |(at, answer): (usize, ProviderAnswer)| Some((message.recipients().nth(at)?.clone(), answer));
+    let refused: Vec<_> = refused.into_iter().filter_map(address).collect();
+    if !suppressed.is_empty() && !suppress::take_out(&mut item, &mut message, suppressed) {
+        return;
+    }
+    if bury_recipients(cx, &item, &message, &refused).await {
+        item.settle.ack();
+    }
+}

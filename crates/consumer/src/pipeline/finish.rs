@@ -1,0 +1,182 @@
+//! What came of a call: decided, recorded, passed on.
+
+use std::{sync::Arc, time::Duration};
+
+use paceline_broker::Purpose;
+use paceline_core::{
+    Disposition, EmailAddress, Journey, LastError, Message, Outcome, ProviderAnswer, Timestamp,
+    decide::{self, decide},
+    event::{Event, Kind},
+};
+use paceline_limiter::ledger::{Claim, Recorded};
+
+use super::{
+    claim::{Ready, Turn},
+    finish_dead, lead_with_a_copy, retry,
+};
+use crate::{context::Context, dead, engine::Input, item::Item, note::Note, settle::Onward, suppress};
+
+/// A call that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) started_at: Timestamp,
+    pub(super) took: Duration,
+    /// With other messages: a repeat of it would not be known for one.
+    pub(super) together: bool,
+}
+
+/// Mail waits so long for an account that refused it, where its claim could not be withdrawn.
+const REFUSED: Duration = Duration::from_secs(30);
+
+/// Settles a message by what came of its call.
+pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, call: Ended) {
+    let Ready { turn: Turn { mut item, grant, present }, mut message, claim, suppressed } = ready;
+    cx.observe(&item, &outcome, grant.date_us, call.took);
+    let account = &cx.settings.accounts[item.account];
+    let known = account.provider.idempotent() && !call.together;
+    let attempt = decide::Attempt {
+        class: item.lane.class,
+        recipients: message.recipient_count(),
+        resend_uncertain: known || item.lane.class.resends_uncertain(),
+        started_at: call.started_at,
+        now: cx.now(),
+        jitter: cx.world.chance(),
+    };
+    let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.current().policy);
+    let repeat_there = known && matches!(outcome, Outcome::Uncertain { .. });
+    item.journey.account = repeat_there.then(|| account.name.to_string());
+    cx.count(&item, &outcome);
+    let provider_id = match &outcome {
+        Outcome::Accepted { provider_id, .. } => provider_id.as_deref(),
+        _ => None,
+    };
+    let granted_at_us = Some(grant.date_us);
+    match disposition {
+        Disposition::Complete { refused } => {
+            let positions = positions(&message, &refused, &suppressed);
+            cx.record(&claim, Recorded::Sent { note: Note::sent(positions, &suppressed) }).await;
+            if !bury_recipients(cx, &item, &message, &refused).await {
+                return;
+            }
+            let event = cx.event(Kind::Sent, &item, &message);
+            cx.emit(&Event { granted_at_us, provider_id, error: None, ..event }, &item.lane);
+            tracing::debug!(id = %item.id, lane = %item.lane, attempts = item.journey.attempts, "sent");
+            item.settle.ack();
+        }
+        Disposition::Retry { at } => {
+            cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey, &suppressed) }).await;
+            let kind = if item.journey.failures > 0 && spent(&outcome) { Kind::Retrying } else { Kind::Throttled };
+            let event = cx.event(kind, &item, &message);
+            let error = item.journey.last_error.as_ref();
+            cx.emit(&Event { granted_at_us, retry_at: Some(at), error, ..event }, &item.lane);
+            tracing::info!(id = %item.id, lane = %item.lane, attempts = item.journey.attempts, failures = item.journey.failures,
+                outcome = outcome.label(), code = item.journey.last_error.as_ref().map(|e| e.code.as_str()),
+                status = item.journey.last_error.as_ref().and_then(|e| e.status), retry_at = %at, "trying again later");
+            retry(cx, item).await;
+        }
+        Disposition::Elsewhere => {
+            let event = cx.event(Kind::Throttled, &item, &message);
+            cx.emit(&Event { granted_at_us, error: item.journey.last_error.as_ref(), ..event }, &item.lane);
+            elsewhere(cx, item, message, &claim, &suppressed).await;
+        }
+        Disposition::Without { recipients } => {
+            let gone: Vec<usize> =
+                message.recipients().enumerate().filter(|(_, r)| recipients.contains(r)).map(|(i, _)| i).collect();
+            // A redelivery would bring the message as it came.
+            let originals: Vec<usize> = gone.iter().map(|i| suppress::original_position(&suppressed, *i)).collect();
+            cx.record(&claim, Recorded::Retry { note: Note::without(&item.journey, &originals, &suppressed) }).await;
+            if gone.len() == message.recipient_count() {
+                let event = cx.event(Kind::Dead, &item, &message);
+                let (reason, error) = (Some(Reason::RejectedRecipient), item.journey.last_error.as_ref());
+                cx.emit(&Event { granted_at_us, reason, error, ..event }, &item.lane);
+            }
+            without(cx, item, &mut message, &gone).await;
+        }
+        Disposition::DeadLetter { reason } => {
+            let letter = dead::whole(&item, Some(&message), &account.name, reason, cx.now());
+            cx.record(&claim, Recorded::Dead { note: Note::dead(&letter, &suppressed) }).await;
+            let event = cx.event(Kind::Dead, &item, &message);
+            let error = item.journey.last_error.as_ref();
+            cx.emit(&Event { granted_at_us, reason: Some(reason), error, ..event }, &item.lane);
+            finish_dead(cx, item, letter).await;
+        }
+    }
+    drop(present);
+}
+
+fn spent(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Temporary { .. } | Outcome::Uncertain { .. })
+}
+
+/// The account was refused and the message certainly not taken: as if no call had been made, it goes back to its place in
+/// this worker, to be routed again.
+async fn elsewhere(cx: &Arc<Context>, mut item: Item, message: Box<Message>, claim: &Claim, suppressed: &[usize]) {
+    // A smaller message than what is in the queue must be published.
+    let withdrawn = if suppressed.is_empty() { cx.ledger.release(claim).await.is_ok() } else { false };
+    if withdrawn {
+        item.unclaimed += 1;
+        item.refused_by = Some(item.account);
+        item.parsed = Some(message);
+        return cx.to_engine(Input::Back(item));
+    }
+    item.journey = Journey { not_before: Some(cx.now() + REFUSED), ..item.journey };
+    cx.record(claim, Recorded::Retry { note: Note::retry(&item.journey, suppressed) }).await;
+    retry(cx, item).await;
+}
+
+/// Where the refused recipients stand in the message as it came.
+fn positions(
+    message: &Message,
+    refused: &[(EmailAddress, ProviderAnswer)],
+    suppressed: &[usize],
+) -> Vec<(usize, ProviderAnswer)> {
+    let position = |(address, answer): &(EmailAddress, ProviderAnswer)| {
+        let at = message.recipients().position(|r| r == address)?;
+        Some((suppress::original_position(suppressed, at), answer.clone()))
+    };
+    refused.iter().filter_map(position).collect()
+}
+
+/// Recipients (by position) become dead letters; the others go on as a message of their own.
+pub(super) async fn without(cx: &Arc<Context>, mut item: Item, message: &mut Message, gone: &[usize]) {
+    let error = item.journey.last_error.clone();
+    let answer = error.as_ref().map_or_else(
+        || ProviderAnswer::new("rejected_recipient", None, ""),
+        |e: &LastError| ProviderAnswer::new(&e.code, e.status, &e.message),
+    );
+    let recipients: Vec<EmailAddress> =
+        message.recipients().enumerate().filter(|(i, _)| gone.contains(i)).map(|(_, r)| r.clone()).collect();
+    let refused: Vec<_> = recipients.iter().map(|r| (r.clone(), answer.clone())).collect();
+    if !bury_recipients(cx, &item, message, &refused).await {
+        return;
+    }
+    message.remove_recipients(&recipients);
+    if !lead_with_a_copy(message) {
+        return item.settle.ack();
+    }
+    item.journey.digest = Some(item.digest);
+    let body = match serde_json::to_vec(message) {
+        Ok(body) => bytes::Bytes::from(body),
+        Err(error) => return tracing::error!(%error, "a message cannot be written again and stays in its queue"),
+    };
+    let lane = cx.classifier.classify(message, &item.lane.to_string()).lane;
+    let onward =
+        Onward { lane: &lane, body: &body, properties: &item.properties, journey: &item.journey, purpose: Purpose::Retry };
+    cx.settler.onward(onward, cx.now(), item.settle).await;
+}
+
+pub(super) async fn bury_recipients(
+    cx: &Context,
+    item: &Item,
+    message: &Message,
+    refused: &[(EmailAddress, ProviderAnswer)],
+) -> bool {
+    let account = &cx.settings.accounts[item.account].name;
+    for (address, answer) in refused {
+        let letter = dead::rejected(item, message, account, cx.now(), (address, answer));
+        if !cx.settler.bury(&letter, &item.body, &item.properties).await {
+            return false;
+        }
+    }
+    true
+}

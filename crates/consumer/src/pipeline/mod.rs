@@ -1,0 +1,201 @@
+//! A granted message, from its date to its settlement: claim, send alone or together with others, decide, settle.
+
+mod batch;
+mod claim;
+mod finish;
+
+use std::{sync::Arc, time::Duration};
+
+use paceline_broker::Purpose;
+use paceline_core::{
+    Message, Outcome, Reason,
+    event::{Event, Kind},
+};
+use paceline_limiter::{
+    GRANT_LIFE_US,
+    ledger::{Claim, Recorded},
+};
+use paceline_provider::Attempt;
+use tokio::time::{Instant, sleep, sleep_until};
+
+pub(crate) use self::{batch::Gather, claim::not_granted};
+use self::{
+    claim::{Ready, Turn, claim, leave},
+    finish::{Ended, finish},
+};
+use crate::{
+    context::Context,
+    dead,
+    engine::Input,
+    item::Item,
+    metrics::{AccountLabels, AttemptLabels},
+    settle::Onward,
+    slots::{Granted, Slot},
+};
+
+/// A grant: when it may be used, on this machine's clock and on the limiter's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grant {
+    pub(crate) at: Instant,
+    pub(crate) date_us: u64,
+}
+
+impl Grant {
+    /// Whether it came to use too late; its tokens stay spent.
+    fn is_void(&self) -> bool {
+        Instant::now() > self.at + Duration::from_micros(GRANT_LIFE_US)
+    }
+}
+
+/// Time between two looks at whether the first handler of a message is done.
+pub(crate) const RECHECK: Duration = Duration::from_millis(500);
+
+/// A claim outlives the longest call by this much.
+const CLAIM_MARGIN: Duration = Duration::from_secs(5);
+
+/// Carries one message through its attempt.
+pub(crate) async fn run(cx: Arc<Context>, item: Item, grant: Grant, granted: Granted) {
+    sleep_until(grant.at).await;
+    // A message delivered again after a reconnect must wait for its first handler, which still runs.
+    let Some(present) = cx.enter(&item.id) else {
+        sleep(RECHECK).await;
+        return cx.give_back(item);
+    };
+    let slot = cx.slots.acquire(granted, item.account, item.lane.class, item.body.len()).await;
+    match claim(&cx, Turn { item, grant, present }).await {
+        Ok(ready) => send(&cx, ready, slot).await,
+        Err(left) => {
+            drop(slot);
+            let (turn, out) = *left;
+            leave(cx, turn, out).await;
+        }
+    }
+}
+
+/// Makes the call of one message, and settles it by the outcome.
+async fn send(cx: &Arc<Context>, ready: Ready, slot: Slot) {
+    let account = &cx.settings.accounts[ready.turn.item.account];
+    let started_at = cx.now();
+    let clock = Instant::now();
+    let in_flight = cx.metrics.in_flight.get_or_create_owned(&AccountLabels { account: account.name.clone() });
+    in_flight.inc();
+    let key = ready.turn.item.idempotency_key();
+    let outcome = account.provider.send(Attempt { message: &ready.message, idempotency_key: &key }).await;
+    drop(key);
+    in_flight.dec();
+    drop(slot);
+    finish(cx, ready, outcome, Ended { started_at, took: clock.elapsed(), together: false }).await;
+}
+
+/// To the ladder, or straight back where the wait is short.
+pub(crate) async fn retry(cx: &Context, item: Item) {
+    pass_on(cx, item, Purpose::Retry).await;
+}
+
+pub(crate) async fn pass_on(cx: &Context, item: Item, purpose: Purpose) {
+    let onward = Onward { lane: &item.lane, body: &item.body, properties: &item.properties, journey: &item.journey, purpose };
+    cx.settler.onward(onward, cx.now(), item.settle).await;
+}
+
+/// Where no `to` is left, only copies: they are not what the message was for, but they were asked for. False where nobody
+/// is left.
+pub(crate) fn lead_with_a_copy(message: &mut Message) -> bool {
+    if message.to.is_empty() {
+        let copies = if message.cc.is_empty() { &mut message.bcc } else { &mut message.cc };
+        if copies.is_empty() {
+            return false;
+        }
+        let first = copies.remove(0);
+        message.to.push(first);
+    }
+    true
+}
+
+/// Gives a message up without an attempt now.
+pub(crate) async fn bury(cx: &Context, mut item: Item, reason: Reason) {
+    let message = item.message(cx.settings.max_message_bytes).ok();
+    let account = &cx.settings.accounts[item.account].name;
+    let letter = dead::whole(&item, message.as_deref(), account, reason, cx.now());
+    if let Some(message) = &message {
+        let kind = if reason == Reason::Cancelled { Kind::Cancelled } else { Kind::Dead };
+        let event = cx.event(kind, &item, message);
+        cx.emit(&Event { reason: Some(reason), ..event }, &item.lane);
+    }
+    finish_dead(cx, item, letter).await;
+}
+
+pub(crate) async fn finish_dead(cx: &Context, item: Item, letter: paceline_core::DeadLetter) {
+    tracing::info!(id = %item.id, lane = %item.lane, reason = %letter.reason, attempts = letter.attempts,
+        code = letter.last_error.as_ref().map(|e| e.code.as_str()), "dead-lettered");
+    if cx.settler.bury(&letter, &item.body, &item.properties).await {
+        item.settle.ack();
+    }
+}
+
+impl Context {
+    /// Back to the lane's place in this worker, to wait for another grant.
+    pub(crate) fn give_back(&self, item: Item) {
+        self.metrics.void_grants.inc();
+        self.to_engine(Input::Back(item));
+    }
+
+    /// The claim of the item's next attempt.
+    pub(crate) fn claim(&self, item: &Item) -> Claim {
+        Claim::new(
+            item.id.to_string(),
+            item.journey.replay.clone(),
+            // Calls whose claim was withdrawn have none.
+            item.journey.attempts - item.unclaimed + 1,
+            item.digest,
+            self.settings.worker_id.clone(),
+            self.settings.accounts[item.account].total_timeout + CLAIM_MARGIN,
+        )
+    }
+
+    /// Stores a result; does not return before it is stored, since an unrecorded result must not be acknowledged.
+    pub(crate) async fn record(&self, claim: &Claim, result: Recorded) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let recorded = self.ledger.record(claim, result.clone()).await;
+            self.note_limits(&recorded);
+            let Err(error) = recorded else { return };
+            tracing::warn!(%error, "ledger: result not recorded; trying again");
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    fn count(&self, item: &Item, outcome: &Outcome) {
+        let labels = AttemptLabels {
+            class: item.lane.class.as_str(),
+            destination: item.lane.destination.clone(),
+            account: self.settings.accounts[item.account].name.clone(),
+            outcome: outcome.label(),
+        };
+        self.metrics.attempts.get_or_create(&labels).inc();
+        self.board.ended(item.origin.lane, item.account, &item.lane.destination, outcome);
+    }
+
+    pub(crate) fn event<'a>(&'a self, event: Kind, item: &'a Item, message: &'a Message) -> Event<'a> {
+        Event {
+            event,
+            id: &item.id,
+            class: item.lane.class,
+            destination: &item.lane.destination,
+            domain: item.domain.as_str(),
+            account: Some(&self.settings.accounts[item.account].name),
+            tenant: message.tenant.as_deref(),
+            stream: message.stream.as_deref(),
+            tags: &message.tags,
+            metadata: &message.metadata,
+            at: self.now(),
+            attempts: item.journey.attempts,
+            recipients: message.recipient_count(),
+            granted_at_us: None,
+            provider_id: None,
+            reason: None,
+            retry_at: None,
+            error: None,
+        }
+    }
+}
