@@ -32,7 +32,7 @@ pub struct Plan<'a> {
     pub account: &'a str,
     /// Further keys of `[broker]`.
     pub broker: &'a str,
-    /// Further sections.
+    /// Further sections; `@SANDBOX@` becomes the sandbox's address.
     pub more: &'a str,
     /// The sandbox's scenario.
     pub sandbox: &'a str,
@@ -87,6 +87,7 @@ impl Fleet {
             plan.account,
             plan.more,
         );
+        let configuration = configuration.replace("@SANDBOX@", &sandbox.addr().to_string());
         let options = Options { urls: vec![broker_url.clone()], prefix: "paceline".to_owned(), name: "scenario".to_owned() };
         let broker = RabbitMqBroker::start(options).unwrap_or_else(|e| panic!("{e}"));
         let fleet =

@@ -23,6 +23,24 @@ pub(crate) enum Mix {
     Mixed,
 }
 
+/// Whose API both sides speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    SendGrid,
+    /// The worker in batches.
+    Postmark,
+}
+
+impl Api {
+    /// The path of a call for one message.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Api::SendGrid => "/v3/mail/send",
+            Api::Postmark => "/email",
+        }
+    }
+}
+
 /// One message of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mail {
@@ -92,8 +110,28 @@ impl Mail {
         message.to_string().into_bytes()
     }
 
-    /// As the worker writes it for SendGrid, made from [`message`](Mail::message).
-    pub(crate) fn sendgrid(&self) -> Vec<u8> {
+    /// As the worker writes it for a call of its own, made from [`message`](Mail::message).
+    pub(crate) fn request(&self, api: Api) -> Vec<u8> {
+        match api {
+            Api::SendGrid => self.sendgrid(),
+            Api::Postmark => self.postmark(),
+        }
+    }
+
+    fn postmark(&self) -> Vec<u8> {
+        let message: serde_json::Value = serde_json::from_slice(&self.message()).unwrap_or_default();
+        let request = json!({
+            "From": "Shop <orders@shop.example>",
+            "To": self.recipient(),
+            "Subject": message["subject"],
+            "HtmlBody": message["html"],
+            "Tag": "orders",
+            "Metadata": {"paceline_id": self.id, "order": "A-10293"},
+        });
+        request.to_string().into_bytes()
+    }
+
+    fn sendgrid(&self) -> Vec<u8> {
         let message: serde_json::Value = serde_json::from_slice(&self.message()).unwrap_or_default();
         let request = json!({
             "personalizations": [{"to": [{"email": self.recipient()}]}],

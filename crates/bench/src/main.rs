@@ -14,7 +14,7 @@ use std::{error::Error, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
-use mail::Mix;
+use mail::{Api, Mix};
 use profile::Perf;
 use run::{Client, Plan, Run};
 use stage::Stage;
@@ -43,6 +43,9 @@ struct Arguments {
     /// Measure a worker on embedded parts (spool, SQLite) instead of one on RabbitMQ, Redis and PostgreSQL
     #[arg(long)]
     embedded: bool,
+    /// Both sides send to Postmark: the worker up to 50 messages a call, the bare loop one
+    #[arg(long)]
+    batch: bool,
     /// Run one side only
     #[arg(long, value_name = "CLIENT", value_parser = client)]
     only: Option<Client>,
@@ -59,8 +62,8 @@ fn client(name: &str) -> Result<Client, String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match Arguments::parse() {
-        Arguments { profile: Some(dir), only, mixed, events, messages, .. } => {
-            profile(only.unwrap_or(Client::Worker), mix(mixed), events, messages, dir).await
+        Arguments { profile: Some(dir), only, mixed, events, batch, messages, .. } => {
+            profile(only.unwrap_or(Client::Worker), mix(mixed), (events, api(batch)), messages, dir).await
         }
         arguments => compare(&arguments).await,
     };
@@ -78,7 +81,7 @@ async fn compare(arguments: &Arguments) -> Result<(), Failure> {
     let mix = mix(arguments.mixed);
     let worker = if arguments.embedded { Client::Embedded } else { Client::Worker };
     let clients = arguments.only.map_or_else(|| vec![Client::Bare, worker], |only| vec![only]);
-    let stage = Stage::set(arguments.events).await?;
+    let stage = Stage::set(arguments.events, api(arguments.batch)).await?;
     let mut plans = Plans { mix, number: 0 };
     for &client in &clients {
         // What both sides find warm, the first of them would otherwise warm up for the other.
@@ -113,9 +116,9 @@ async fn compare(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn profile(client: Client, mix: Mix, events: bool, messages: u32, dir: PathBuf) -> Result<(), Failure> {
+async fn profile(client: Client, mix: Mix, (events, api): (bool, Api), messages: u32, dir: PathBuf) -> Result<(), Failure> {
     std::fs::create_dir_all(&dir)?;
-    let stage = Stage::set(events).await?;
+    let stage = Stage::set(events, api).await?;
     let mut plans = Plans { mix, number: 0 };
     let data = dir.join("perf.data");
     let run = Run::measure(&stage, plans.next(client, messages), |process| Perf::start(process, &data)).await?;
@@ -149,6 +152,10 @@ impl Plans {
 
 fn mix(mixed: bool) -> Mix {
     if mixed { Mix::Mixed } else { Mix::One }
+}
+
+fn api(batch: bool) -> Api {
+    if batch { Api::Postmark } else { Api::SendGrid }
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -144,7 +144,7 @@ async fn fill(stage: &Stage, plan: Plan) -> Result<(), Failure> {
     let publish = |n| {
         let mail = plan.mix.mail(plan.number, n);
         let body = match plan.client {
-            Client::Bare => mail.sendgrid(),
+            Client::Bare => mail.request(stage.api),
             Client::Worker | Client::Embedded => mail.message(),
         };
         stage.broker(plan.client).publish(Outgoing {

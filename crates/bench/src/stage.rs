@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::{
     Failure,
     cpu::{Cpu, Who},
-    mail::DESTINATIONS,
+    mail::{Api, DESTINATIONS},
     run::{Client as Side, Plan},
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct Stage {
     spool: Spool,
     sandbox: Process,
     sandbox_url: String,
+    pub(crate) api: Api,
     http: Client,
     rabbitmq_process: u32,
     redis_process: u32,
@@ -70,7 +71,7 @@ pub(crate) struct Arrival {
 
 impl Stage {
     /// Starts everything but the client, and declares the topology. With `events`, a queue listens to all events.
-    pub(crate) async fn set(events: bool) -> Result<Stage, Failure> {
+    pub(crate) async fn set(events: bool, api: Api) -> Result<Stage, Failure> {
         let dir = tempfile::Builder::new().prefix("paceline-bench-").tempdir()?;
         let (rabbitmq, redis, postgres) = tokio::join!(RabbitMq::start(), Redis::start(), Postgres::start());
         let vhost = rabbitmq.vhost().await;
@@ -82,7 +83,7 @@ impl Stage {
         let arrivals = dir.path().join("arrivals.ndjson");
         let sandbox = Launch::paceline().args(["sandbox", "--listen", &listen, "--arrivals"]).args([&arrivals]).spawn();
         let sandbox_url = format!("http://{listen}");
-        let config = configuration(&vhost, &redis.url(), &postgres.url(), &sandbox_url);
+        let config = configuration(&vhost, &redis.url(), &postgres.url(), &sandbox_url, api);
         std::fs::write(dir.path().join("paceline.toml"), config)?;
         let options = Options { urls: vec![vhost.clone()], prefix: PREFIX.to_owned(), name: "paceline bench".to_owned() };
         let rabbitmq_broker = RabbitMqBroker::start(options).map_err(|error| error.to_string())?;
@@ -103,6 +104,7 @@ impl Stage {
             spool,
             sandbox,
             sandbox_url,
+            api,
             http,
             rabbitmq_process: u32::try_from(rabbitmq_process)?,
             redis_process: redis_process.ok_or("Redis does not say its process id")?,
@@ -119,7 +121,7 @@ impl Stage {
 
     /// The bare loop over the lanes that get mail.
     pub(crate) fn bare(&self, mix: crate::mail::Mix, messages: u32) -> Process {
-        let url = format!("{}/v3/mail/send", self.sandbox_url);
+        let url = format!("{}{}", self.sandbox_url, self.api.path());
         let queues = mix.lanes().into_iter().map(|lane| self.names.lane(&lane));
         let arguments = ["--broker", &self.vhost, "--url", &url, "--messages", &messages.to_string()].map(str::to_owned);
         Launch::built("bare").args(arguments.into_iter().chain(queues)).spawn()
@@ -265,11 +267,15 @@ fn lines(text: &[u8]) -> usize {
     text.iter().filter(|&&b| b == b'\n').count()
 }
 
-fn configuration(broker: &str, redis: &str, postgres: &str, sandbox: &str) -> String {
+fn configuration(broker: &str, redis: &str, postgres: &str, sandbox: &str, api: Api) -> String {
+    let account = match api {
+        Api::SendGrid => "provider = \"sendgrid\"\napi_key = \"SG.bench\"",
+        Api::Postmark => "provider = \"postmark\"\nserver_token = \"bench\"\nbatch = 50",
+    };
     let mut text = format!(
         "[broker]\nurl = \"{broker}\"\nprefix = \"{PREFIX}\"\n\n[limits]\nurl = \"{redis}\"\n\n[store]\nurl = \"{postgres}\"\n\n\
          [http]\nlisten = \"127.0.0.1:0\"\n\n[log]\nlevel = \"info\"\n\n\
-         [[account]]\nname = \"bench\"\nprovider = \"sendgrid\"\napi_key = \"SG.bench\"\nbase_url = \"{sandbox}\"\nrate = \"{RATE}\"\n"
+         [[account]]\nname = \"bench\"\n{account}\nbase_url = \"{sandbox}\"\nrate = \"{RATE}\"\n"
     );
     for (name, domain) in DESTINATIONS {
         text += &format!("\n[[destination]]\nname = \"{name}\"\ndomains = [\"{domain}\"]\nrate = \"{RATE}\"\n");

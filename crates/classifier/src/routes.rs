@@ -227,20 +227,19 @@ mod tests {
             let route = Route { when: RouteConditions::default(), accounts: Accounts::Weighted(list.to_vec()) };
             Routes::new(accounts.clone(), vec![route])
         };
+        let called = |n: usize| {
+            let mut message = message("");
+            message.id = format!("m-{n}");
+            message
+        };
         let routes = weighted(&[(0, 3), (1, 1), (2, 0)]);
-        let orders: Vec<_> = (0..4000)
-            .map(|n| {
-                let message = Message { id: format!("m-{n}"), ..message("") };
-                routes.choices(&message, Class::Normal, "google").unwrap()
-            })
-            .collect();
+        let orders: Vec<_> = (0..4000).map(|n| routes.choices(&called(n), Class::Normal, "google").unwrap()).collect();
         let first = orders.iter().filter(|o| o[0] == 0).count();
         assert!((2850..3150).contains(&first), "{first}");
         assert!(orders.iter().all(|o| o.len() == 3 && o[2] == 2), "weight 0 is for when all others are closed");
         let without_c = weighted(&[(1, 1), (0, 3)]);
         for (n, order) in orders.iter().enumerate().take(100) {
-            let message = Message { id: format!("m-{n}"), ..message("") };
-            assert_eq!(without_c.choices(&message, Class::Normal, "google").unwrap()[..], order[..2]);
+            assert_eq!(without_c.choices(&called(n), Class::Normal, "google").unwrap()[..], order[..2]);
         }
     }
 }

@@ -9,8 +9,10 @@ use std::{
 };
 
 use paceline_classifier::{Classifier, Routes};
-use paceline_core::{Class, InvalidMessage, Journey, Lane, Message,
-    lane::{HOLD_MAX, TAIL}};
+use paceline_core::{
+    Class, InvalidMessage, Journey, Lane, Message,
+    lane::{HOLD_MAX, TAIL},
+};
 use paceline_limiter::{BucketSpec, Cost, Why, pacer::Hint};
 use tokio::sync::watch;
 

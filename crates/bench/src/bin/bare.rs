@@ -14,7 +14,7 @@ use lapin::{
     types::FieldTable,
 };
 use reqwest::{
-    Client, StatusCode, Url,
+    Client, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use tokio::{
@@ -27,7 +27,7 @@ const PREFETCH: u16 = 300;
 /// Calls to the provider at a time.
 const IN_FLIGHT: u32 = 64;
 
-/// Consumes, posts each body as it is, acks after the 202. Takes so many messages, then waits for SIGTERM.
+/// Consumes, posts each body as it is, acks after the answer. Takes so many messages, then waits for SIGTERM.
 #[derive(Parser)]
 struct Arguments {
     /// amqp://
@@ -96,7 +96,9 @@ impl Provider {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, json.clone());
         headers.insert(ACCEPT, json);
+        // Of either API that it may be sent to.
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer SG.bench"));
+        headers.insert("x-postmark-server-token", HeaderValue::from_static("bench"));
         Ok(Provider { client, url, headers })
     }
 
@@ -111,7 +113,7 @@ impl Provider {
             Ok::<_, reqwest::Error>(status)
         };
         let problem = match posted.await {
-            Ok(StatusCode::ACCEPTED) => match acker.ack(BasicAckOptions::default()).await {
+            Ok(status) if status.is_success() => match acker.ack(BasicAckOptions::default()).await {
                 Ok(true) => return,
                 Ok(false) => "the ack came too late".to_owned(),
                 Err(error) => format!("ack: {error}"),

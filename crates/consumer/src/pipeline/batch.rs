@@ -197,9 +197,13 @@ async fn together(cx: &Arc<Context>, account: usize, ready: Vec<Ready>, slot: Sl
     drop(attempts);
     drop(keys);
     in_flight.dec();
-    drop(slot);
-    let call = Ended { started_at, took: clock.elapsed(), together: true };
+    let call = Ended { started_at, together: true };
     let unknown = || Outcome::Uncertain { answer: ProviderAnswer::new("no_result", None, "the batch has no result for it") };
-    let outcomes = outcomes.into_iter().chain(std::iter::repeat_with(unknown));
+    let outcomes: Vec<_> = outcomes.into_iter().chain(std::iter::repeat_with(unknown)).take(ready.len()).collect();
+    // Before the place is free: what follows from the answer holds for who takes it.
+    for (one, outcome) in ready.iter().zip(&outcomes) {
+        cx.observe(&one.turn.item, outcome, one.turn.grant.date_us, clock.elapsed());
+    }
+    drop(slot);
     join_all(ready.into_iter().zip(outcomes).map(|(one, outcome)| finish(cx, one, outcome, call))).await;
 }

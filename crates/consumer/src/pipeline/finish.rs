@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use paceline_broker::Purpose;
 use paceline_core::{
-    Disposition, EmailAddress, Journey, LastError, Message, Outcome, ProviderAnswer, Timestamp,
+    Disposition, EmailAddress, Journey, LastError, Message, Outcome, ProviderAnswer, Reason, Timestamp,
     decide::{self, decide},
     event::{Event, Kind},
 };
@@ -20,7 +20,6 @@ use crate::{context::Context, dead, engine::Input, item::Item, note::Note, settl
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {
     pub(super) started_at: Timestamp,
-    pub(super) took: Duration,
     /// With other messages: a repeat of it would not be known for one.
     pub(super) together: bool,
 }
@@ -31,7 +30,6 @@ const REFUSED: Duration = Duration::from_secs(30);
 /// Settles a message by what came of its call.
 pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, call: Ended) {
     let Ready { turn: Turn { mut item, grant, present }, mut message, claim, suppressed } = ready;
-    cx.observe(&item, &outcome, grant.date_us, call.took);
     let account = &cx.settings.accounts[item.account];
     let known = account.provider.idempotent() && !call.together;
     let attempt = decide::Attempt {

@@ -83,8 +83,10 @@ async fn send(cx: &Arc<Context>, ready: Ready, slot: Slot) {
     let outcome = account.provider.send(Attempt { message: &ready.message, idempotency_key: &key }).await;
     drop(key);
     in_flight.dec();
+    // Before the place is free: what follows from the answer holds for who takes it.
+    cx.observe(&ready.turn.item, &outcome, ready.turn.grant.date_us, clock.elapsed());
     drop(slot);
-    finish(cx, ready, outcome, Ended { started_at, took: clock.elapsed(), together: false }).await;
+    finish(cx, ready, outcome, Ended { started_at, together: false }).await;
 }
 
 /// To the ladder, or straight back where the wait is short.
