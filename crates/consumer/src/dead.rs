@@ -1,7 +1,8 @@
 //! Dead letters as the worker writes them.
 
 use paceline_core::{
-    DeadLetter, EmailAddress, InvalidMessage, Journey, LastError, Message, ProviderAnswer, Reason, Timestamp, suppression::Kind,
+    DeadLetter, EmailAddress, InvalidMessage, Journey, LastError, Message, ProviderAnswer, Reason, Suppress, Timestamp,
+    suppression::Kind,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -33,7 +34,7 @@ pub(crate) fn rejected(
     (address, answer): (&EmailAddress, &ProviderAnswer),
 ) -> DeadLetter {
     let letter = recipient(item, message, account, Reason::RejectedRecipient, now, address);
-    DeadLetter { last_error: Some((&LastError::from(answer)).into()), ..letter }
+    DeadLetter { last_error: Some((&LastError::from(answer)).into()), suppress: answer.suppress, ..letter }
 }
 
 /// One recipient of several is on the suppression list.
@@ -45,13 +46,13 @@ pub(crate) fn suppressed(
     (address, kind): (&EmailAddress, Kind),
 ) -> DeadLetter {
     let letter = recipient(item, message, account, Reason::Suppressed, now, address);
-    DeadLetter { detail: Some(listed(kind)), last_error: None, ..letter }
+    DeadLetter { detail: Some(listed(kind)), last_error: None, suppress: Suppress::No, ..letter }
 }
 
 /// All recipients are on the suppression list, the first `to` as an entry of this kind.
 pub(crate) fn all_suppressed(item: &Item, message: &Message, account: &str, now: Timestamp, kind: Kind) -> DeadLetter {
     let letter = whole(item, Some(message), account, Reason::Suppressed, now);
-    DeadLetter { detail: Some(listed(kind)), last_error: None, ..letter }
+    DeadLetter { detail: Some(listed(kind)), last_error: None, suppress: Suppress::No, ..letter }
 }
 
 fn listed(kind: Kind) -> String {

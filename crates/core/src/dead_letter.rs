@@ -121,6 +121,9 @@ pub struct DeadLetter {
     pub last_error: Option<DeadLetterError>,
     /// Batch id, where it had been replayed before.
     pub replay: Option<String>,
+    /// What its last answer says of mailing the recipient again; the store does not keep it.
+    #[serde(default, skip_serializing_if = "Suppress::is_no")]
+    pub suppress: Suppress,
 }
 
 impl DeadLetter {
@@ -146,6 +149,7 @@ impl DeadLetter {
             attempts: journey.attempts,
             last_error: journey.last_error.as_ref().map(DeadLetterError::from),
             replay: journey.replay.clone(),
+            suppress: journey.last_error.as_ref().map(|e| e.suppress).unwrap_or_default(),
         }
     }
 }

@@ -14,6 +14,10 @@ const GREYLISTED: Duration = Duration::from_secs(300);
 /// Wait after a reputation block without a time of its own.
 const BLOCKED: Duration = Duration::from_secs(900);
 
+/// Code of answers that speak of a full mailbox, and the longest wait after one.
+const MAILBOX_FULL: &str = "mailbox_full";
+const MAILBOX_FULL_MAX: Duration = Duration::from_secs(8 * 3600);
+
 /// What Paceline does next with a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Disposition {
@@ -97,7 +101,14 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
             if journey.failures >= policy.attempts {
                 return Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted };
             }
-            let asked = if let Outcome::Temporary { retry_after, .. } = outcome { *retry_after } else { None };
+            let asked = match outcome {
+                // A mailbox is emptied when its owner comes by: each wait is twice the last.
+                Outcome::Temporary { retry_after, answer } if answer.code.starts_with(MAILBOX_FULL) => {
+                    retry_after.map(|first| backoff(first, MAILBOX_FULL_MAX, journey.failures, 0.0))
+                }
+                Outcome::Temporary { retry_after, .. } => *retry_after,
+                _ => None,
+            };
             no_earlier(policy.gap(journey.failures, jitter), asked, jitter)
         }
     };
@@ -212,6 +223,17 @@ mod tests {
             Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted }
         );
         assert_eq!((journey.attempts, journey.failures), (6, 5));
+    }
+
+    #[test]
+    fn a_full_mailbox_gets_longer_and_longer_waits() {
+        let mut journey = Journey::starting(T0);
+        let full = ProviderAnswer::new("mailbox_full", Some(452), "4.2.2");
+        let full = Outcome::Temporary { retry_after: Some(Duration::from_secs(3600)), answer: full };
+        for hours in [1, 2, 4, 8] {
+            assert_eq!(run(Class::Normal, &full, &mut journey), in_s(hours * 3600));
+        }
+        assert_eq!(run(Class::Normal, &full, &mut journey), Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted });
     }
 
     #[test]

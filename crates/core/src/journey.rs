@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ProviderAnswer, Timestamp};
+use crate::{ProviderAnswer, Suppress, Timestamp};
 
 /// Header names, as in the contract.
 pub mod header {
@@ -26,11 +26,13 @@ pub struct LastError {
     pub status: Option<u16>,
     #[serde(default)]
     pub message: String,
+    #[serde(default, skip_serializing_if = "Suppress::is_no")]
+    pub suppress: Suppress,
 }
 
 impl From<&ProviderAnswer> for LastError {
     fn from(a: &ProviderAnswer) -> LastError {
-        LastError { code: a.code.clone(), status: a.status, message: a.message.clone() }
+        LastError { code: a.code.clone(), status: a.status, message: a.message.clone(), suppress: a.suppress }
     }
 }
 
@@ -126,7 +128,12 @@ mod tests {
             failures: 2,
             first_attempt_at: Some(now),
             not_before: Some(now),
-            last_error: Some(LastError { code: "timeout".into(), status: Some(504), message: "ä".into() }),
+            last_error: Some(LastError {
+                code: "timeout".into(),
+                status: Some(504),
+                message: "ä".into(),
+                suppress: Suppress::AfterRepeats,
+            }),
             replay: Some("r1".into()),
             digest: Some(7),
             account: Some("main".into()),

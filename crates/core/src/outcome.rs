@@ -21,6 +21,13 @@ pub enum Suppress {
     AfterRepeats,
 }
 
+impl Suppress {
+    /// Whether it says nothing.
+    pub fn is_no(&self) -> bool {
+        *self == Suppress::No
+    }
+}
+
 /// The words of an answer: kept in headers, dead letters and events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderAnswer {

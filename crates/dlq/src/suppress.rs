@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paceline_core::{DeadLetter, EmailAddress, Message, Reason, Timestamp, suppression::Kind};
+use paceline_core::{DeadLetter, EmailAddress, Message, Reason, Suppress, Timestamp, suppression::Kind};
 use paceline_store::{Error, NewSuppression, StoredDeadLetter, Suppressions};
 
 use crate::jobs::is_about_one;
@@ -61,7 +61,7 @@ fn entry(refused: &Refused) -> NewSuppression {
 /// Who a dead letter says is not to be mailed any more, if it does.
 ///
 /// Only what was said about one recipient counts: where several were refused together, nobody knows for whom the words
-/// were. An outcome that carries a mark of its own would be asked for it here, before the reply code.
+/// were. What the answer itself was understood to say goes before its reply code.
 pub(crate) fn refused(letter: &StoredDeadLetter) -> Option<Refused> {
     let DeadLetter { reason: Reason::RejectedRecipient, to: Some(to), last_error: Some(error), .. } = &letter.entry else {
         return None;
@@ -69,6 +69,8 @@ pub(crate) fn refused(letter: &StoredDeadLetter) -> Option<Refused> {
     let status = error.http_status?;
     let words = error.provider_message.as_str();
     let for_good = match status {
+        _ if letter.entry.suppress == Suppress::Now => true,
+        _ if letter.entry.suppress == Suppress::AfterRepeats => false,
         // SMTP's temporary codes, by a rule that knows better than the code.
         421 | 450..=459 | 471 => false,
         // The sender or what was sent is not wanted: that says nothing of the mailbox.
@@ -122,6 +124,15 @@ mod tests {
         ] {
             let refused = refused(&letter("d", "u@x.org", status, code, words));
             assert_eq!(refused.map(|r| r.for_good), want, "{status:?} {code} {words}");
+        }
+        for (status, words, suppress, want) in [
+            (550, "5.7.1 message refused by policy", Suppress::Now, true),
+            (550, "5.1.1 no such user", Suppress::AfterRepeats, false),
+            (450, "4.1.1 unknown", Suppress::Now, true),
+        ] {
+            let mut marked = letter("d", "u@x.org", Some(status), "recipient_refused", words);
+            marked.entry.suppress = suppress;
+            assert_eq!(refused(&marked).map(|r| r.for_good), Some(want), "{status} {words} {suppress:?}");
         }
         let mut other = letter("d", "u@x.org", Some(550), "recipient_refused", "");
         other.entry.reason = Reason::RejectedMessage;

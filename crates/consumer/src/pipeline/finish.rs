@@ -140,7 +140,7 @@ pub(super) async fn without(cx: &Arc<Context>, mut item: Item, message: &mut Mes
     let error = item.journey.last_error.clone();
     let answer = error.as_ref().map_or_else(
         || ProviderAnswer::new("rejected_recipient", None, ""),
-        |e: &LastError| ProviderAnswer::new(&e.code, e.status, &e.message),
+        |e: &LastError| ProviderAnswer::new(&e.code, e.status, &e.message).suppressing(e.suppress),
     );
     let recipients: Vec<EmailAddress> =
         message.recipients().enumerate().filter(|(i, _)| gone.contains(i)).map(|(_, r)| r.clone()).collect();

@@ -1,7 +1,7 @@
 //! Rows to entries.
 
 use bytes::Bytes;
-use paceline_core::{DeadLetter, Reason, dead_letter::DeadLetterError};
+use paceline_core::{DeadLetter, Reason, Suppress, dead_letter::DeadLetterError};
 use serde_json::Value;
 
 use super::{Row, unknown};
@@ -71,6 +71,7 @@ fn entry(row: &impl Row) -> Result<DeadLetter, sqlx::Error> {
         attempts: u32::try_from(row.int("attempts")?).unwrap_or(u32::MAX),
         last_error,
         replay: row.opt_text("replay")?,
+        suppress: Suppress::No,
     })
 }
 
