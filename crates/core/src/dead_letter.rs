@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Class, Journey, LastError, Timestamp};
+use crate::{Class, Journey, LastError, Suppress, Timestamp};
 
 /// The header of a message in `paceline.dead` that holds the [`DeadLetter`] as JSON; the body is the original, untouched.
 pub const HEADER: &str = "x-paceline-dead-letter";
