@@ -337,8 +337,9 @@ mod tests {
 
     fn seen(effects: &[(Source, &str, Effect)], hint: Option<Hint>) -> (f64, Option<String>, Option<Source>, Option<Source>) {
         let mut standing = Standing::default();
-        for (source, key, effect) in effects {
-            standing.add(*source, (*key).into(), *effect);
+        for source in [Source::Asked, Source::Learnt, Source::Ordered] {
+            let of = effects.iter().filter(|(s, ..)| *s == source);
+            standing.set(source, of.map(|(_, key, effect)| ((*key).into(), *effect)).collect());
         }
         let of = of_account(&standing, &list(), hint.as_ref(), NOW);
         (of.per_s, of.key.map(|k| k.to_string()), of.closed, of.source)
