@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use paceline_classifier::{Classifier, DestinationSpec, Destinations};
+use paceline_classifier::{Classifier, DestinationSpec, Destinations, Routes};
 use paceline_consumer::{Account, Deps, Destination, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_core::{Class, Domain, Policy, Rate, RetryPolicy, SuppressionSet, Timestamp, circuit::CircuitPolicy};
 use tokio::sync::watch;
@@ -56,6 +56,8 @@ impl Plan {
             concurrency: s.fleet.concurrency,
             fleet_concurrency: a.concurrency,
             total_timeout: timeout,
+            batch: 1,
+            batch_wait: Duration::ZERO,
         };
         let destination = |d: &scenario::Destination| Destination {
             name: d.name.as_str().into(),
@@ -94,6 +96,7 @@ impl Plan {
                 prefix: PREFIX.into(),
                 accounts: s.accounts.iter().map(account).collect(),
                 destinations: s.destinations.iter().map(destination).collect(),
+                routes: Routes::all(s.accounts.iter().map(|a| a.name.as_str())),
                 tail: self.tail,
                 tenants: s.tenants.iter().map(named).collect(),
                 senders: s.senders.iter().map(named).collect(),
