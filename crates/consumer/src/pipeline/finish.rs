@@ -109,8 +109,9 @@ fn spent(outcome: &Outcome) -> bool {
 /// The account was refused and the message certainly not taken: as if no call had been made, it goes back to its place in
 /// this worker, to be routed again.
 async fn elsewhere(cx: &Arc<Context>, mut item: Item, message: Box<Message>, claim: &Claim, suppressed: &[usize]) {
-    // A smaller message than what is in the queue must be published.
-    let withdrawn = if suppressed.is_empty() { cx.ledger.release(claim).await.is_ok() } else { false };
+    // Where there is no other account it comes back later: meanwhile mail that was not refused probes this one. A smaller
+    // message than what is in the queue must be published.
+    let withdrawn = if suppressed.is_empty() && item.choices.len() > 1 { cx.ledger.release(claim).await.is_ok() } else { false };
     if withdrawn {
         item.unclaimed += 1;
         item.refused_by = Some(item.account);
