@@ -39,7 +39,7 @@ fn usage() {
 fn check_config() {
     let said = paceline(&["check-config"]);
     assert_eq!((said.status, said.stderr.as_str()), (0, ""), "{said:?}");
-    assert!(said.stdout.contains("1 accounts, 12 destinations and the tail in 52 lanes, 1 rules"), "{said:?}");
+    assert!(said.stdout.contains("1 accounts, 12 destinations and the tail in 52 lanes, 2 rules"), "{said:?}");
 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
