@@ -349,6 +349,11 @@ impl Context {
             self.tally.block(item.account, destination, now_us + (*wait).min(BLOCK_MOST).as_micros() as u64);
         }
         let Some(Hold { bucket, wait }) = hold(outcome, named, adaptive, open) else { return };
+        if let Outcome::Rejected { what: Rejected::Account, .. } = outcome
+            && let Some(now_us) = self.limiter_now_us()
+        {
+            self.tally.refuse(item.account, now_us + wait.as_micros() as u64);
+        }
         let Some(bucket) = item.buckets.get(bucket) else { return };
         tracing::warn!(
             bucket = &*bucket.key,
@@ -362,8 +367,10 @@ impl Context {
     /// Whether something on the message's way was closed after it was granted: then no call is made.
     pub(crate) fn closed(&self, item: &Item) -> bool {
         let standing = self.standing.borrow();
-        !standing.is_empty()
-            && self.limiter_now_us().is_some_and(|now_us| item.buckets.iter().any(|b| standing.closed(&b.key, now_us)))
+        self.limiter_now_us().is_some_and(|now_us| {
+            self.tally.refuses(item.account, now_us)
+                || (!standing.is_empty() && item.buckets.iter().any(|b| standing.closed(&b.key, now_us)))
+        })
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) type Blocks = BTreeMap<(usize, Arc<str>), u64>;
 pub(crate) struct Tally {
     heard: Mutex<Heard>,
     urgent: Notify,
+    /// Accounts that were refused, until when nothing is sent through them: known here before the engine has heard of it.
+    refused: Mutex<HashMap<usize, u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,19 @@ impl Tally {
         *until = until_us.max(*until);
         heard.urgent = true;
         self.urgent.notify_one();
+    }
+
+    /// The account itself was refused: this worker begins no other call before then, on the limiter's clock.
+    pub(crate) fn refuse(&self, account: usize, until_us: u64) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = refused.entry(account).or_default();
+        *until = until_us.max(*until);
+    }
+
+    /// Whether the account was refused and that still counts.
+    pub(crate) fn refuses(&self, account: usize, now_us: u64) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(&account).is_some_and(|until_us| *until_us > now_us)
     }
 
     /// Comes back when something is worth reporting at once.
@@ -185,6 +200,9 @@ mod tests {
         assert!(tally.take().0.is_empty(), "too old");
         tally.put_back(news.clone(), 7 * SLOT_US);
         assert_eq!(tally.take().0, news);
+        tally.refuse(0, 9);
+        tally.refuse(0, 7);
+        assert!(tally.refuses(0, 8) && !tally.refuses(0, 9) && !tally.refuses(1, 8));
         tally.block(0, &google, 9);
         tally.block(0, &google, 7);
         assert_eq!(tally.take().1[&(0, google.clone())], 9);

@@ -40,8 +40,9 @@ pub(super) enum Past {
 /// One bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bucket {
-    /// The interval `tat` was computed with; of a rate only.
+    /// The interval and burst that `tat` was computed with; of a rate only.
     pub(super) interval_us: u64,
+    pub(super) burst: u64,
     /// When the bucket is full again, were it left alone; of a rate only.
     pub(super) tat_us: u64,
     /// Forgotten from here on.
@@ -143,11 +144,12 @@ impl State {
         let (mut bucket, known) = self.find(spec, epoch, now);
         let saying = Saying { generation_us, newest_us: self.newest_us, change };
         let (kind, news) = bucket.said.hear(spec.kind, saying, now);
-        if let Kind::Rate { interval_us, .. } = kind {
-            bucket.set_interval(interval_us, now);
-        }
+        let changed = match kind {
+            Kind::Rate { interval_us, burst, .. } => bucket.set_rate(interval_us, u64::from(burst), now),
+            Kind::Window { .. } | Kind::Slots { .. } => false,
+        };
         // A bucket that nobody remembers is not written down for what was said of it, unless that is that it is closed.
-        let dirty = news && (known || bucket.said.opens_us(now).is_some());
+        let dirty = changed || (news && (known || bucket.said.opens_us(now).is_some()));
         Loaded { bucket, kind, dirty }
     }
 
@@ -161,7 +163,9 @@ impl State {
                 Some(b) => (b.clone(), true),
                 None => {
                     let empty_at = if foreign { now } else { epoch.at_us };
-                    (Bucket::new(interval_us, empty_at + u64::from(burst) * interval_us, More::Rate), false)
+                    let burst = u64::from(burst);
+                    let empty = Bucket::new(interval_us, empty_at + burst * interval_us, More::Rate);
+                    (Bucket { burst, ..empty }, false)
                 }
             },
             Kind::Window { length_us, limit, .. } => {
@@ -216,6 +220,7 @@ impl Bucket {
     fn new(interval_us: u64, tat_us: u64, more: More) -> Self {
         Bucket {
             interval_us,
+            burst: 0,
             tat_us,
             expires_us: 0,
             tags: [0; 3],
@@ -229,16 +234,26 @@ impl Bucket {
         }
     }
 
-    /// Another interval: the tokens stay. A faster one starts after the last grant, or that would go in a burst with others.
-    fn set_interval(&mut self, interval_us: u64, now: u64) {
-        if self.interval_us == interval_us {
-            return;
+    /// Another rate or burst: the tokens stay, but for those that a smaller burst has no room for. None are made, however
+    /// often it changes to and fro; what was lacking of a larger burst is not lacking of a smaller one. A faster one starts
+    /// after the last grant, or that would go in a burst with others; so does a smaller burst, and then without tokens. Whether
+    /// it is another.
+    fn set_rate(&mut self, interval_us: u64, burst: u64, now: u64) -> bool {
+        if self.interval_us == interval_us && self.burst == burst {
+            return false;
         }
-        let from = if interval_us < self.interval_us { now.max(self.last_us) } else { now };
-        if self.tat_us > from {
-            self.tat_us = from + rescale(self.tat_us - from, self.interval_us, interval_us);
+        let smaller = burst < self.burst;
+        let from = if interval_us < self.interval_us || smaller { now.max(self.last_us) } else { now };
+        let lacking = self.tat_us.saturating_sub(from);
+        let no_room = self.burst.saturating_sub(burst) * self.interval_us;
+        let new_room = burst.saturating_sub(self.burst) * interval_us;
+        let none = if smaller && from > now { burst * interval_us } else { 0 };
+        let left = (rescale(lacking.saturating_sub(no_room), self.interval_us, interval_us) + new_room).max(none);
+        if lacking > 0 || left > 0 {
+            self.tat_us = from + left.min(MAX_DEBT_US);
         }
-        self.interval_us = interval_us;
+        (self.interval_us, self.burst) = (interval_us, burst);
+        true
     }
 
     /// Whether this is the state of such a bucket.
@@ -285,6 +300,35 @@ mod tests {
         assert_eq!(rescale(50_000, 20_000, 10_000), 25_000);
         assert_eq!(rescale(1, 3, 1), 1);
         assert_eq!(rescale(MAX_DEBT_US, 1, MAX_DEBT_US), MAX_DEBT_US);
+    }
+
+    fn lacking(lacking_us: u64, interval_us: u64, burst: u64) -> Bucket {
+        Bucket { burst, ..Bucket::new(interval_us, 1_000 + lacking_us, More::Rate) }
+    }
+
+    #[test]
+    fn another_rate_makes_no_tokens_and_loses_none_it_has_room_for() {
+        let left = |mut bucket: Bucket, interval_us, burst| {
+            assert!(bucket.set_rate(interval_us, burst, 1_000));
+            bucket.tat_us.saturating_sub(1_000)
+        };
+        // Two of ten are left.
+        assert_eq!(left(lacking(80, 10, 10), 30, 10), 240);
+        assert_eq!(left(lacking(80, 10, 10), 10, 3), 10, "two of three");
+        assert_eq!(left(lacking(80, 10, 10), 20, 1), 0, "one of one");
+        assert_eq!(left(lacking(80, 10, 10), 1, 20), 18);
+        assert_eq!(left(lacking(0, 10, 10), 10, 11), 10, "full, and room for one more");
+        assert_eq!(left(lacking(130, 10, 10), 20, 5), 160, "three are owed");
+        // What nothing limits, in the first second of its state, and then one probe every half second.
+        assert_eq!(left(lacking(900_000, 1, 1_000_000), 500_000, 1), 0);
+        let mut bucket = lacking(100, 10, 10);
+        for _ in 0..9 {
+            bucket.set_rate(500, 1, 1_000);
+            bucket.set_rate(10, 10, 1_000);
+        }
+        assert_eq!(bucket.tat_us, 1_100, "to and fro");
+        let ahead = Bucket { last_us: 1_050, ..lacking(70, 10, 10) };
+        assert_eq!(left(ahead, 20, 2), 50 + 40, "eight left, and some granted for later");
     }
 
     proptest! {

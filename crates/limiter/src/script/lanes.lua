@@ -21,7 +21,7 @@ for b = 1, n_buckets do
     shared[b] = kind == 1
     s, known = load_rate(values[b + 2], x, y)
     T[b], burst[b], reserve[b], news = hear(b, s, x, y, z)
-    set_interval(s, T[b])
+    dirty[b] = set_rate(s, T[b], burst[b])
   elseif kind == 2 then
     other[b] = QUOTA
     s, known = load_window(values[b + 2], x, y)

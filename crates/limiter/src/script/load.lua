@@ -35,9 +35,10 @@ local floor, max, min, ceil = math.floor, math.max, math.min, math.ceil
 --        window  see windows.lua
 --        slots   {worker, calls, until, ...}
 -- From GEN on: what it was told of itself, see said.lua. LAST: the latest date granted at a rate, where that is ahead.
+-- BURST: that of a rate, as TAT was computed with; 0 where an earlier version wrote.
 local INTERVAL, TAT, EXPIRES, TAG_AT, V, ACTIVE_AT = 1, 2, 3, 3, 7, 8
 local T_UNTIL, T_RANK, T_HOLDER, MORE = 12, 13, 14, 15
-local GEN, SINCE, SAID, SHUT_SINCE, SHUT_UNTIL, LAPSES, LAST = 16, 17, 17, 21, 22, 23, 24
+local GEN, SINCE, SAID, SHUT_SINCE, SHUT_UNTIL, LAPSES, LAST, BURST = 16, 17, 17, 21, 22, 23, 24, 25
 
 local request = cmsgpack.unpack(ARGV[1])
 local specs, lanes, worker = request[1], request[2], request[3]
@@ -88,8 +89,8 @@ local function rescale(left, old, new)
   return min(whole * new + part, MAX_DEBT)
 end
 
-local function fresh(interval, tat)
-  return {interval, tat, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', false, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+local function fresh(interval, tat, burst)
+  return {interval, tat, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', false, 0, 0, 0, 0, 0, 0, 0, 0, 0, burst or 0}
 end
 
 -- What is stored where its first number is within those two; nil where nothing is, false where it is not ours.
@@ -99,9 +100,9 @@ local function stored(raw, low, high)
   if not ok or type(s) ~= 'table' or #s < T_HOLDER or s[INTERVAL] < low or s[INTERVAL] > high then return false end
   if s[EXPIRES] <= now then return nil end
   -- An earlier version kept less.
-  if not s[LAST] then
+  if not s[BURST] then
     s[MORE] = s[MORE] or false
-    for at = GEN, LAST do s[at] = s[at] or 0 end
+    for at = GEN, BURST do s[at] = s[at] or 0 end
   end
   return s
 end
@@ -111,15 +112,22 @@ local function load_rate(raw, interval, burst)
   local s = stored(raw, 1, HUGE)
   if s then return s, true end
   -- Not ours: take the bucket for empty. Nothing there: empty when the state began.
-  return fresh(interval, (s == false and now or epoch) + burst * interval), false
+  return fresh(interval, (s == false and now or epoch) + burst * interval, burst), false
 end
 
--- Another interval: the tokens stay. A faster one starts after the last grant, or that would go in a burst with others.
-local function set_interval(s, interval)
-  if s[INTERVAL] == interval then return end
-  local from = interval < s[INTERVAL] and max(now, s[LAST]) or now
-  if s[TAT] > from then s[TAT] = from + rescale(s[TAT] - from, s[INTERVAL], interval) end
-  s[INTERVAL] = interval
+-- Another rate or burst: the tokens stay, but for those that a smaller burst has no room for; see set_rate() in
+-- rules/state.rs. Whether it is another.
+local function set_rate(s, interval, burst)
+  local was = s[BURST] > 0 and s[BURST] or burst
+  if s[INTERVAL] == interval and s[BURST] == burst then return false end
+  local from = (interval < s[INTERVAL] or burst < was) and max(now, s[LAST]) or now
+  local lacking = max(s[TAT] - from, 0)
+  local no_room, new_room = max(was - burst, 0) * s[INTERVAL], max(burst - was, 0) * interval
+  local left = rescale(max(lacking - no_room, 0), s[INTERVAL], interval) + new_room
+  if burst < was and from > now then left = max(left, burst * interval) end
+  if lacking > 0 or left > 0 then s[TAT] = from + min(left, MAX_DEBT) end
+  s[INTERVAL], s[BURST] = interval, burst
+  return true
 end
 
 local function load_window(raw, length, limit)
