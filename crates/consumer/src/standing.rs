@@ -51,12 +51,6 @@ impl Standing {
         gone.chain(new).collect()
     }
 
-    /// Adds one effect to what `source` says.
-    #[cfg(test)]
-    pub(crate) fn add(&mut self, source: Source, key: Arc<str>, effect: Effect) {
-        self.by_source.entry(source).or_default().insert(key, effect);
-    }
-
     /// Closes one bucket for the fleet because `source` says so, no shorter than it was, and forgets what it had closed
     /// until before now.
     pub(crate) fn close(&mut self, source: Source, key: Arc<str>, until_us: u64, now_us: u64) {
