@@ -104,7 +104,8 @@ pub struct Change {
     pub bucket: usize,
     /// When that came about: what is newer holds. 0: the bucket holds as it is for this call only.
     pub since_us: u64,
-    /// Nothing is granted with an earlier date; 0: open; [`FOREVER_US`]: until told otherwise.
+    /// Nothing is granted with an earlier date; one that has passed: open; 0: nothing is said of that; [`FOREVER_US`]: until
+    /// told otherwise.
     pub closed_until_us: u64,
 }
 

@@ -95,7 +95,8 @@ impl Call {
 pub struct Standing {
     /// `None`: as configured. A rate stays a rate, slots stay slots.
     pub kind: Option<Kind>,
-    /// Nothing goes before this; 0: open; [`crate::FOREVER_US`]: until told otherwise.
+    /// Nothing goes before this; one that has passed: open; 0: nothing is said of that; [`crate::FOREVER_US`]: until told
+    /// otherwise.
     pub closed_until_us: u64,
     /// When that came about, on the limiter's clock: among workers that say otherwise, the newest is right. 0: for this
     /// worker only, and then it cannot be closed (see [`Pacer::hold_bucket`]).

@@ -7,6 +7,9 @@ use paceline_core::Class;
 use super::{Group, Hint, LaneKey, Pacer, Standing, group::Held};
 use crate::{BucketSpec, FOREVER_US, Why};
 
+/// A date that has passed: what was closed is open.
+const OPEN_US: u64 = 1;
+
 impl<H> Pacer<H> {
     /// Gives back everything held for a lane, in the order pushed.
     pub fn take_lane(&mut self, lane: &LaneKey) -> Vec<H> {
@@ -161,6 +164,10 @@ impl<H> Pacer<H> {
         new.since_us = new.since_us.min(FOREVER_US);
         if before == Some(new) {
             return;
+        }
+        if new.closed_until_us == 0 && before.is_some_and(|b| b.closed_until_us > now_us) {
+            // Only who closed it says that it is open.
+            new.closed_until_us = OPEN_US;
         }
         if told_us > 0 && new.since_us <= told_us {
             let same = before.is_some_and(|b| b.kind == new.kind && b.closed_until_us == new.closed_until_us);

@@ -5,7 +5,8 @@
 //!
 //! - of configured numbers, those of the newest *generation*, as long as a live worker has it; within one generation, the
 //!   latest change;
-//! - of closures the latest, whatever its generation; of two as late as each other, the one that lasts longer.
+//! - of closures the latest, whatever its generation; of two as late as each other, the one that lasts longer. Who says
+//!   nothing of closures changes none.
 //!
 //! What changed is forgotten when nobody has said it again for three minutes: nobody who lives knows of it.
 
@@ -60,7 +61,11 @@ impl Said {
         let (since, until) = change.map_or((0, 0), |c| (c.since_us, c.closed_until_us));
         if since > 0 {
             if (since, until) > (self.shut_since_us, self.shut_until_us) {
-                (self.shut_since_us, self.shut_until_us) = (since, until);
+                self.shut_since_us = since;
+                // Who closes nothing opens nothing: another cut rate is no word on what a provider asked for.
+                if until > 0 {
+                    self.shut_until_us = until;
+                }
                 news = true;
             }
             if since == self.shut_since_us && self.lapses_us < now + STAND_US / 2 {
@@ -164,9 +169,11 @@ mod tests {
         assert_eq!(say(400, 9, 0, T), Some(T + 50), "who has not heard of it");
         assert_eq!(say(100, 10, T + 70, T), Some(T + 70), "of two as late the longer");
         assert_eq!(say(100, 10, 0, T + 1), Some(T + 70));
-        assert_eq!(say(100, 11, 0, T + 2), None);
+        assert_eq!(say(100, 11, 0, T + 2), Some(T + 70), "nothing is said of that");
+        assert_eq!(say(100, 11, 1, T + 2), Some(T + 70), "no later than what stands");
+        assert_eq!(say(100, 12, 1, T + 2), None, "open");
         assert_eq!(say(300, 10, T + 50, T + 3), None);
-        assert_eq!(say(300, 12, crate::FOREVER_US, T + 4), Some(crate::FOREVER_US));
+        assert_eq!(say(300, 13, crate::FOREVER_US, T + 4), Some(crate::FOREVER_US));
         assert_eq!(say(300, 11, 0, T + 4 + STAND_US / 2 + 1), Some(crate::FOREVER_US), "it stands unless nobody says it again");
         assert_eq!(say(300, 11, 0, T + 4 + STAND_US), None);
     }

@@ -25,7 +25,9 @@ local function hear(b, s, x, y, z)
   if change then since, till, own = change[1], change[2], change[1] == 0 end
   if since > 0 then
     if since > s[SHUT_SINCE] or (since == s[SHUT_SINCE] and till > s[SHUT_UNTIL]) then
-      s[SHUT_SINCE], s[SHUT_UNTIL], news = since, till, true
+      s[SHUT_SINCE], news = since, true
+      -- Who closes nothing opens nothing.
+      if till > 0 then s[SHUT_UNTIL] = till end
     end
     if since == s[SHUT_SINCE] and s[LAPSES] < now + STAND / 2 then s[LAPSES], news = now + STAND, true end
   end

@@ -142,7 +142,8 @@ fn one_that_knows_closes_it_for_all() {
     assert_eq!(granted(&say(None, now)), 2);
     now += 1_000;
     let until = now + 5_000_000;
-    for change in [Some((now, until)), None, Some((now - 1, 0))] {
+    // Older, and newer but about something else: neither opens it.
+    for change in [Some((now, until)), None, Some((now - 1, 1)), Some((now + 1, 0))] {
         let reply = say(change, now);
         let denied = reply.lanes[0].denied.unwrap();
         assert_eq!((granted(&reply), denied.why, denied.bucket, denied.retry_at_us), (0, Why::Closed, 0, until - 100_000));
@@ -153,7 +154,7 @@ fn one_that_knows_closes_it_for_all() {
     let denied = say(Some((now, FOREVER_US)), now).lanes[0].denied.unwrap();
     assert_eq!((denied.why, denied.retry_at_us), (Why::Closed, now + 60_000_000));
     assert_eq!(granted(&say(None, now + 100_000_000)), 0);
-    assert_eq!(granted(&say(Some((now + 1, 0)), now + 100_000_001)), 2);
+    assert_eq!(granted(&say(Some((now + 1, 1)), now + 100_000_001)), 2);
     assert_eq!(granted(&say(None, now + 100_000_002)), 2);
 }
 
@@ -166,7 +167,7 @@ fn nobody_takes_turns_for_what_is_closed() {
     closed.changes.push(Change { bucket: 0, since_us: START_US, closed_until_us: FOREVER_US });
     decide(&mut state, &closed, START_US).unwrap();
     let mut open = ask(limits, OLD, Class::Low, &[1; 5]);
-    open.changes.push(Change { bucket: 0, since_us: START_US + 1, closed_until_us: 0 });
+    open.changes.push(Change { bucket: 0, since_us: START_US + 1, closed_until_us: 1 });
     assert_eq!(decide(&mut state, &open, START_US + 1).unwrap().lanes[0].dates_us.len(), 5);
 }
 

@@ -213,7 +213,7 @@ impl Trace {
                 continue;
             }
             let since_us = [0, 1, 2, self.now - 1_000, self.now][rng.random_range(0..5)];
-            let until = [0, 0, self.now + 50_000, self.now + 3_000_000, self.now + 400_000_000, FOREVER_US];
+            let until = [0, 1, self.now + 50_000, self.now + 3_000_000, self.now + 400_000_000, FOREVER_US];
             let closed_until_us = if since_us == 0 { 0 } else { until[rng.random_range(0..until.len())] };
             ask.changes.push(Change { bucket, since_us, closed_until_us });
         }
