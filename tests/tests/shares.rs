@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
-use paceline_tests::{Fleet, Mail, Plan, Pod, Report, arrivals::Arrival, publish, sized};
+use paceline_tests::{Fleet, Mail, Plan, Pod, Report, arrivals::Arrival, now_us, publish, sized, until};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The contract's shares: high, normal, low.
 const SHARES: [(&str, u64); 3] = [("high", 8), ("normal", 3), ("low", 1)];
@@ -65,6 +68,56 @@ async fn a_saturated_account_is_shared_by_class_and_asked_rarely() {
     report.finish();
 }
 
+/// A large message of the first class, while eight lanes have more than the account lets go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_critical_message_passes_eight_busy_lanes() {
+    let (workers, per_s, seconds, probes) = sized((2, 120, 20, 3), (8, 1_000, 60, 10));
+    let mut report = Report::new("shares-critical");
+    let fleet = Fleet::start(Plan {
+        account: &format!("rate = \"{per_s}/s\""),
+        more: "[tail]\nrate = \"5000/s\"\n[[destination]]\nname = \"google\"\nrate = \"5000/s\"\n\
+               [[destination]]\nname = \"microsoft\"\nrate = \"5000/s\"\n[[destination]]\nname = \"yahoo\"\nrate = \"5000/s\"\n",
+        ..Plan::default()
+    })
+    .await;
+    let backlog: u64 = per_s * seconds;
+    let mails = (0..backlog).map(|i| {
+        let (class, domain) =
+            (["high", "normal"][i as usize % 2], ["gmail.com", "outlook.com", "yahoo.com", "one.example"][i as usize / 2 % 4]);
+        Mail::new(&format!("busy-{i}"), class, &format!("u{i}@{domain}"))
+    });
+    publish(&*fleet.broker(), mails).await;
+    let names: Vec<String> = (0..workers).map(|n| format!("w{n}")).collect();
+    let pods = join_all(names.iter().map(|name| fleet.worker(name))).await;
+    // The burst is spent, and every lane waits.
+    fleet.accepted(per_s * 3, PATIENCE).await;
+
+    let (mut slowest_us, mut passed_most) = (0, 0);
+    for n in 0..probes {
+        let id = format!("critical-{n}");
+        let to: Vec<String> = (0..50).map(|i| format!("c{i}@gmail.com")).collect();
+        let (from, before) = (now_us(), fleet.sandbox.stats().accepted);
+        publish(&*fleet.broker(), [Mail::with(&id, "critical", "c0@gmail.com", &[("to", json!(to))])]).await;
+        let mut at_us = 0;
+        until(&id, PATIENCE, async || {
+            at_us = fleet.arrivals().await.iter().find(|a| a.accepted && a.id() == id).map_or(0, |a| a.at_us);
+            at_us > 0
+        })
+        .await;
+        let later = fleet.arrivals().await.iter().filter(|a| a.accepted && a.at_us < at_us).count() as u64;
+        slowest_us = slowest_us.max(at_us.saturating_sub(from));
+        passed_most = passed_most.max(later.saturating_sub(before));
+    }
+    report.timing("slowest, s", format!("{:.2}", slowest_us as f64 / 1e6), "≤ 2", slowest_us <= 2_000_000);
+    // Whatever the machine's speed: it does not wait for what waits.
+    let bound = backlog / 4;
+    report.check("most that went meanwhile", passed_most, format!("< {bound}"), passed_most < bound);
+    let left = fleet.waiting().await;
+    report.check("left in the lanes at the end", left, "> 0", left > 0);
+    pods.iter().for_each(Pod::assert_sound);
+    report.finish();
+}
+
 struct Sample {
     at: tokio::time::Instant,
     accepted: u64,
@@ -73,7 +126,7 @@ struct Sample {
 
 /// The state of the fleet once so many were accepted.
 async fn sample(fleet: &Fleet, pods: &[Pod], accepted: u64) -> Sample {
-    fleet.accepted(accepted, Duration::from_secs(240)).await;
+    fleet.accepted(accepted, PATIENCE).await;
     let calls = join_all(pods.iter().map(async |pod| pod.metrics().await.total("paceline_limiter_calls_total"))).await;
     Sample { at: tokio::time::Instant::now(), accepted: fleet.sandbox.stats().accepted, calls }
 }

@@ -1,6 +1,7 @@
 //! A worker put together: with the broker on RabbitMQ one pod of the fleet, with a spool the whole system in one process.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, RwLock},
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 use backon::{ExponentialBuilder, Retryable};
 use paceline_broker::{Broker, State};
-use paceline_consumer::{Account, Deps, Destination, Drained, Limit, Metrics, Named, Settings, Worker, World};
+use paceline_consumer::{Account, Deps, Destination, Drained, FlowSettings, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_control::{Check, Readiness, SharedRegistry, health_router, serve};
 use paceline_core::warmup::Warmup;
 use paceline_limiter::fleet::Reports;
@@ -255,6 +256,10 @@ fn limit(limit: config::Limit) -> Limit {
     Limit { rate: limit.rate, burst: limit.burst }
 }
 
+fn weights(tenants: &[config::NamedLimit]) -> HashMap<String, u32> {
+    tenants.iter().filter(|t| t.weight > 1).map(|t| (t.name.to_lowercase(), t.weight)).collect()
+}
+
 fn named(named: &config::NamedLimit) -> Named {
     Named { name: named.name.as_str().into(), limit: named.limit.map(limit), quota: named.quota.clone() }
 }
@@ -286,6 +291,7 @@ fn settings(config: &Config, id: &str, accounts: Vec<Account>) -> Settings {
         concurrency: config.worker.concurrency,
         held_bytes: config.worker.max_held_bytes,
         max_message_bytes: config.broker.max_message_bytes,
+        flows: FlowSettings { weights: weights(&config.tenants), ..FlowSettings::default() },
         drain_grace: config.worker.drain_grace,
     }
 }

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     board::Board,
     engine::Input,
+    flows::Flows,
     item::Item,
     metrics::{AccountLabels, Metrics},
     settings::Settings,
@@ -43,6 +44,7 @@ pub(crate) struct Context {
     pub(crate) board: Arc<Board>,
     pub(crate) slots: Slots,
     pub(crate) engine: UnboundedSender<Input>,
+    pub(crate) flows: Flows,
     /// Whatever handles a message; a drain waits for it.
     pub(crate) tasks: TaskTracker,
     /// Ids of the messages whose handler runs.

@@ -11,7 +11,7 @@ use paceline_core::{CancelSet, InvalidMessage, Reason, Timestamp};
 use paceline_limiter::{
     BucketSpec, Kind, Limiter, LimiterError, Reply, Why,
     clock::ServerClock,
-    pacer::{Call, Head, Pacer, Standing as Stands},
+    pacer::{Call, Head, Hint, Pacer, Standing as Stands},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -22,9 +22,10 @@ use tokio::{
 use crate::{
     context::Context,
     dead,
+    flows::Flow,
     item::Item,
     lane::LaneHandle,
-    limits::{self, Limits},
+    limits::{self, Limits, TENANT},
     metrics::LaneLabels,
     pipeline::{self, Gather, Grant},
     routing::Routing,
@@ -39,6 +40,8 @@ pub(crate) enum Input {
     Ready(Item),
     /// A message whose grant came to nothing.
     Back(Item),
+    /// A lane is about to be consumed; lanes are counted in the order of these.
+    Lane(Arc<LaneHandle>),
     /// The consumer of a lane is gone, and with it what it delivered and nobody is sending.
     Lost { lane: usize, epoch: u64 },
     /// Give back everything held for a lane, in the order of delivery.
@@ -83,7 +86,9 @@ pub(crate) struct Engine {
     /// What binds the lanes that were last sent to rest.
     resting: Vec<Option<Arc<str>>>,
     pacer: Pacer<Item>,
-    lanes: Arc<Vec<LaneHandle>>,
+    lanes: Vec<Arc<LaneHandle>>,
+    /// Lanes that have held mail pinned to one of several accounts.
+    pinned: Vec<bool>,
     /// Consumers up to this epoch are gone, by lane.
     lost: Vec<u64>,
     /// Messages ended, sampled over the last tenth of a second.
@@ -101,17 +106,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(
-        cx: Arc<Context>,
-        limiter: Arc<dyn Limiter>,
-        limits: Arc<Limits>,
-        routing: Arc<Routing>,
-        lanes: Arc<Vec<LaneHandle>>,
-    ) -> Engine {
+    pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, limits: Arc<Limits>, routing: Arc<Routing>) -> Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
-        let lost = vec![0; lanes.len()];
-        let expiries = vec![None; lanes.len()];
-        let resting = vec![None; lanes.len()];
         let cancels = cx.cancels.clone();
         Engine {
             cx,
@@ -121,16 +117,17 @@ impl Engine {
             gather: Gather::default(),
             standing: Standing::default(),
             closed: HashMap::new(),
-            resting,
+            resting: Vec::new(),
             pacer,
-            lanes,
-            lost,
+            lanes: Vec::new(),
+            pinned: Vec::new(),
+            lost: Vec::new(),
             ended: VecDeque::new(),
             stopped: false,
             told: None,
             registered: false,
             past_lost: false,
-            expiries,
+            expiries: Vec::new(),
             cancels,
             view: View::default(),
         }
@@ -249,6 +246,7 @@ impl Engine {
                     if let Some(wait) = &self.cx.metrics.limiter_wait {
                         wait.observe((grant.at - granted.handle.arrived).as_secs_f64());
                     }
+                    self.lanes[granted.handle.origin.lane].note_wait(grant.at - granted.handle.arrived);
                     let slot = self.cx.slots.granted(self.lease(&granted.handle));
                     self.gather.set_going(&self.cx, granted.handle, grant, slot);
                 }
@@ -275,6 +273,13 @@ impl Engine {
 
     fn input(&mut self, input: Input) {
         match input {
+            Input::Lane(handle) => {
+                self.lanes.push(handle);
+                self.pinned.push(false);
+                self.lost.push(0);
+                self.expiries.push(None);
+                self.resting.push(None);
+            }
             Input::Ready(mut item) | Input::Back(mut item) => {
                 if item.origin.epoch <= self.lost[item.origin.lane] {
                     return; // Its consumer is gone; the message will come again.
@@ -331,11 +336,13 @@ impl Engine {
             self.cx.tasks.spawn(async move { pipeline::finish_dead(&cx, item, letter).await });
             return;
         }
+        self.pinned[item.origin.lane] |= item.pinned && item.flow.is_none() && self.cx.settings.accounts.len() > 1;
+        let (turn, label) = item.turn();
         let head = Head {
             cost: item.cost.clone(),
             class: item.lane.class,
-            destination: item.lane.destination.clone(),
-            weight: 1,
+            destination: turn.clone(),
+            weight: label.map_or(1, |label| self.cx.flows.labels.weight(label)),
             buckets: item.buckets.clone(),
             handle: item,
         };
@@ -353,6 +360,7 @@ impl Engine {
             return Err(InvalidMessage::new("to", format!("more recipients than the quota {quota} ever allows")));
         }
         (item.buckets, item.cost) = charges;
+        item.suit_its_flow();
         item.limits = self.limits.version;
         Ok(())
     }
@@ -400,6 +408,7 @@ impl Engine {
         let Ok(message) = item.message(self.cx.settings.max_message_bytes) else { return };
         let (account, (buckets, cost), version) = self.routing.choose(&others, &message, item.lane.class, self.now_us());
         (item.account, item.buckets, item.cost, item.limits) = (account, buckets, cost, version);
+        item.suit_its_flow();
         item.keep(message);
     }
 
@@ -475,14 +484,20 @@ impl Engine {
         self.cx.slots.wanted((ended - before) as usize)
     }
 
-    /// What a limit narrower than its lane keeps for long would keep the rest of the lane from being looked at, so it is
-    /// parked for its turn.
+    /// What a limit narrower than its lane keeps for long would keep the rest of the lane from being looked at. What a
+    /// tenant's limit keeps, or that of an account it is pinned to, waits in a flow; other mail is parked for its turn.
     fn park(&mut self) {
         let now_us = self.now_us();
-        for lane in self.lanes.iter() {
+        let later_than = now_us + PARK.as_micros() as u64;
+        for (lane, pinned) in self.lanes.iter().zip(&self.pinned) {
             let mut turns: HashMap<Arc<str>, u64> = HashMap::new();
-            for (hint, items) in self.pacer.take_narrow(&lane.key, now_us + PARK.as_micros() as u64) {
+            for (hint, items) in self.pacer.take_narrow(&lane.key, later_than) {
                 for mut item in items {
+                    if let (Some(label), None, true) = (&item.tenant, &item.flow, hint.bucket.starts_with(TENANT)) {
+                        let flow = Flow::new(item.lane.clone(), label.clone());
+                        self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, Arc::new(flow)));
+                        continue;
+                    }
                     // One after another, each its cost later than the one before.
                     let binding = item.buckets.iter().position(|b| b.key == hint.bucket);
                     let takes = binding.map_or(0, |k| item.buckets[k].interval_us().saturating_mul(item.cost.at(k)));
@@ -492,6 +507,35 @@ impl Engine {
                     item.journey.not_before = Some(self.cx.now() + wait);
                     let cx = self.cx.clone();
                     self.cx.tasks.spawn(async move { pipeline::pass_on(&cx, item, Purpose::Delay).await });
+                }
+            }
+            if !pinned {
+                continue;
+            }
+            let waits = |hint: &Hint, item: &Item| item.pinned && hint.bucket.starts_with("account:");
+            for item in self.pacer.take_kept(&lane.key, later_than, waits) {
+                let flow = Flow::new(item.lane.clone(), self.cx.flows.labels.of_account(item.account));
+                self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, Arc::new(flow)));
+            }
+        }
+    }
+
+    /// Where a lane has to wait, what one tenant holds of it beyond its part moves to its flow, the last first: it came
+    /// before the lane had to wait.
+    fn uncrowd(&mut self) {
+        for lane in &self.lanes {
+            let Some(most) = lane.most() else { continue };
+            let mut kept: HashMap<Arc<str>, usize> = HashMap::new();
+            let beyond = |item: &Item, _: Option<&Hint>| {
+                let Some(counted) = item.counted.as_ref().filter(|counted| counted.held() > most) else { return false };
+                let kept = kept.entry(counted.flow.label.clone()).or_default();
+                *kept += 1;
+                *kept > most
+            };
+            for item in self.pacer.take_where(&lane.key, beyond) {
+                if let Some(flow) = item.counted.as_ref().map(|counted| counted.flow.clone()) {
+                    lane.note_moved();
+                    self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, flow));
                 }
             }
         }
@@ -539,12 +583,18 @@ impl Engine {
         self.expire();
         self.cancel();
         self.route_away();
+        if !self.stopped {
+            // Without a call too: what is on hold is not asked about.
+            self.park();
+            self.uncrowd();
+        }
         let now_us = self.now_us();
+        // A lane together with its flows.
+        let mut held_of: HashMap<LaneLabels, i64> = HashMap::new();
         for (index, lane) in self.lanes.iter().enumerate() {
             let held = self.pacer.held(&lane.key);
-            if let Some(labels) = lane.labels() {
-                let labels = LaneLabels { class: labels.0, destination: labels.1 };
-                self.cx.metrics.held.get_or_create(&labels).set(held as i64);
+            if let Some((class, destination)) = lane.labels() {
+                *held_of.entry(LaneLabels { class, destination }).or_default() += held as i64;
             }
             lane.note_held(held);
             if held == 0 || self.stopped {
@@ -552,6 +602,7 @@ impl Engine {
             }
             let Some(hint) = self.pacer.hint(&lane.key) else { continue };
             let wait = Duration::from_micros(hint.retry_at_us.saturating_sub(now_us));
+            lane.note_wait(wait);
             // What a narrower limit keeps is parked instead.
             if wait > REST && !hint.narrow && matches!(hint.why, Why::Date | Why::Quota | Why::Ticket | Why::Closed | Why::Hold) {
                 let most = wait.min(REST_MOST);
@@ -568,6 +619,9 @@ impl Engine {
                 lane.rest(Instant::now() + most);
                 self.resting[index] = Some(hint.bucket);
             }
+        }
+        for (labels, held) in held_of {
+            self.cx.metrics.held.get_or_create(&labels).set(held);
         }
         self.view.look(&Sight {
             cx: &self.cx,

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
+    flows::Labels,
     item::{Item, KEEP_PARSED, Origin},
+    lane::LaneHandle,
     limits,
     routing::{Charges, Routing},
 };
@@ -38,17 +40,18 @@ pub(crate) enum Verdict {
 pub(crate) struct Intake {
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) routing: Arc<Routing>,
+    pub(crate) labels: Labels,
     pub(crate) max_message_bytes: usize,
     pub(crate) cancels: watch::Receiver<Arc<CancelSet>>,
     pub(crate) suppressions: watch::Receiver<Arc<SuppressionSet>>,
 }
 
 impl Intake {
-    /// Judges one delivery. `lane` is the lane it was consumed from, `None` for the intake queue.
+    /// Judges one delivery, consumed from the queue `from`.
     pub(crate) fn judge(
         &self,
         delivery: Delivery,
-        lane: Option<&Lane>,
+        from: &LaneHandle,
         origin: Origin,
         now: Timestamp,
         limiter_now_us: u64,
@@ -65,6 +68,7 @@ impl Intake {
             Err(problem) => return Verdict::Invalid(delivery, journey, problem),
         };
         let (account, charges, version) = self.routing.choose(&choices, &message, classified.class, limiter_now_us);
+        let tenant = message.tenant.as_deref().map(|tenant| self.labels.of_tenant(tenant));
         if let Some(quota) = limits::too_large_for(&charges) {
             let problem = format!("more recipients than the quota {quota} ever allows");
             return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem));
@@ -74,6 +78,9 @@ impl Intake {
         let not_before = journey.not_before.max(message.not_before).max(turn);
         let mut item = self.item(delivery, origin, classified.lane, journey, (choices, account, charges), message);
         item.limits = version;
+        item.tenant = tenant;
+        item.flow.clone_from(&from.flow);
+        item.suit_its_flow();
         if item.expired(now) {
             return Verdict::Dead(item, Reason::Expired);
         }
@@ -84,7 +91,7 @@ impl Intake {
         if suppressed {
             return Verdict::Suppressed(item);
         }
-        if lane != Some(&item.lane) {
+        if from.lane.as_ref() != Some(&item.lane) {
             return Verdict::Reroute(item);
         }
         match not_before {
@@ -120,6 +127,10 @@ impl Intake {
             account,
             refused_by: None,
             unclaimed: 0,
+            pinned: message.account.is_some(),
+            tenant: None,
+            flow: None,
+            counted: None,
             buckets,
             limits: 0,
             cost,

@@ -7,6 +7,11 @@ use paceline_broker::{Properties, Settle};
 use paceline_core::{CancelSet, Domain, InvalidMessage, Journey, Lane, Message, Timestamp};
 use paceline_limiter::{BucketSpec, Cost};
 
+use crate::{
+    flows::{Counted, Flow},
+    limits,
+};
+
 /// A body up to this many bytes is kept parsed while it waits; a larger one is parsed again when its turn comes.
 pub(crate) const KEEP_PARSED: usize = 64 << 10;
 
@@ -42,6 +47,14 @@ pub(crate) struct Item {
     pub(crate) refused_by: Option<usize>,
     /// Calls, among the journey's attempts, whose claims were withdrawn: their accounts were refused.
     pub(crate) unclaimed: u32,
+    /// To that account, by whoever sent it.
+    pub(crate) pinned: bool,
+    /// The label of its tenant's flows, where it has a tenant.
+    pub(crate) tenant: Option<Arc<str>>,
+    /// The flow it came from.
+    pub(crate) flow: Option<Arc<Flow>>,
+    /// One of those that its tenant holds of the lane.
+    pub(crate) counted: Option<Counted>,
     pub(crate) buckets: Arc<[BucketSpec]>,
     /// The version of the limits that `buckets` come from.
     pub(crate) limits: u64,
@@ -50,6 +63,29 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// Whose turn it is with it at what is shared, and the label that says what that is worth.
+    pub(crate) fn turn(&self) -> (&Arc<str>, Option<&Arc<str>>) {
+        match self.flow.as_ref().or(self.counted.as_ref().map(|counted| &counted.flow)) {
+            Some(flow) => (&flow.turn, Some(&flow.label)),
+            None => (&self.lane.destination, None),
+        }
+    }
+
+    /// Where all mail where it comes from is its tenant's, what binds its tenant binds all of it.
+    pub(crate) fn suit_its_flow(&mut self) {
+        if self.flow.as_ref().is_some_and(|flow| self.tenant.as_ref() == Some(&flow.label)) {
+            self.buckets = limits::of_its_tenants_flow(&self.buckets);
+        }
+    }
+
+    /// The routing key by which it comes back to where it is.
+    pub(crate) fn key(&self) -> String {
+        match &self.flow {
+            Some(flow) if flow.lane == self.lane => flow.key(),
+            _ => self.lane.to_string(),
+        }
+    }
+
     /// The message, parsed now if it was not kept.
     pub(crate) fn message(&mut self, max_bytes: usize) -> Result<Box<Message>, InvalidMessage> {
         match self.parsed.take() {

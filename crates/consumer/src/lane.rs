@@ -3,12 +3,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use paceline_broker::{Consumer, Delivery, End, Purpose};
+use paceline_broker::{BrokerError, Consumer, Delivery, End, Purpose};
 use paceline_core::{Lane, Reason};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -16,9 +16,11 @@ use tokio::{
 };
 
 use crate::{
+    company::Company,
     context::Context,
     dead,
     engine::Input,
+    flows::{Crowd, Flow},
     intake::{Intake, Verdict},
     item::{Item, Origin},
     limits::Limits,
@@ -36,6 +38,9 @@ pub(crate) enum Command {
         /// Unless the lane has been woken since this count, or is.
         woken: Option<u64>,
     },
+    /// Give everything back and wait for `Rouse`.
+    Sleep,
+    Rouse,
     /// Give everything back and end.
     Stop,
 }
@@ -46,16 +51,28 @@ pub(crate) struct LaneHandle {
     pub(crate) key: Arc<str>,
     /// `None` for the intake queue.
     pub(crate) lane: Option<Lane>,
+    /// Where the queue is a flow of that lane.
+    pub(crate) flow: Option<Arc<Flow>>,
     commands: mpsc::Sender<Command>,
     held: AtomicUsize,
     /// How often it was woken.
     woken: watch::Sender<u64>,
+    used: AtomicBool,
+    /// What one label may hold while the lane has to wait; 0 where none needs to make room.
+    most: AtomicUsize,
+    /// Mail has moved to a flow.
+    moved: AtomicBool,
+    made: Instant,
+    /// In milliseconds since `made`.
+    paced_until: AtomicU64,
 }
 
 impl LaneHandle {
-    pub(crate) fn new(key: Arc<str>, lane: Option<Lane>) -> (LaneHandle, mpsc::Receiver<Command>) {
+    pub(crate) fn new(key: Arc<str>, lane: Option<Lane>, flow: Option<Arc<Flow>>) -> (LaneHandle, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(4);
-        (LaneHandle { key, lane, commands, held: AtomicUsize::new(0), woken: watch::Sender::new(0) }, receiver)
+        let (held, used, most, moved, paced_until) = Default::default();
+        let (woken, made) = (watch::Sender::new(0), Instant::now());
+        (LaneHandle { key, lane, flow, commands, held, woken, used, most, moved, made, paced_until }, receiver)
     }
 
     /// Tells the lane's task. A full channel means that it has been told already.
@@ -78,6 +95,48 @@ impl LaneHandle {
         let _ = self.commands.send(Command::Stop).await;
     }
 
+    pub(crate) async fn sleep(&self) {
+        let _ = self.commands.send(Command::Sleep).await;
+    }
+
+    pub(crate) async fn rouse(&self) {
+        let _ = self.commands.send(Command::Rouse).await;
+    }
+
+    /// There is mail for it, or from it.
+    pub(crate) fn note_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there was since this was asked last, or it holds some.
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed) || self.held.load(Ordering::Relaxed) > 0
+    }
+
+    /// Its mail waited for `waited` for its limits.
+    pub(crate) fn note_wait(&self, waited: Duration) {
+        if waited >= PACED {
+            let until = (self.made.elapsed() + PACED_FOR).as_millis() as u64;
+            self.paced_until.store(until, Ordering::Relaxed);
+        }
+    }
+
+    /// A label held too much of it.
+    pub(crate) fn note_moved(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+    }
+
+    /// What one label may hold now; `None` while nothing needs to wait, or there are none, or nobody else.
+    pub(crate) fn most(&self) -> Option<usize> {
+        let most = self.most.load(Ordering::Relaxed);
+        (most > 0 && self.paced()).then_some(most)
+    }
+
+    /// Whether it has lately had to wait.
+    pub(crate) fn paced(&self) -> bool {
+        (self.made.elapsed().as_millis() as u64) < self.paced_until.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn note_held(&self, held: usize) {
         self.held.store(held, Ordering::Relaxed);
     }
@@ -89,8 +148,13 @@ impl LaneHandle {
 
 /// A lane without mail for so long is closed to a crack, since the size of what comes next is unknown.
 const IDLE: Duration = Duration::from_secs(10);
+/// With room for more and none for so long, a lane has no more.
+const ENDED: Duration = Duration::from_secs(1);
 /// How often the prefetch is looked at.
 const ADJUST: Duration = Duration::from_millis(100);
+/// A lane whose mail waits for this long is backlogged, and counts as such for so long.
+const PACED: Duration = Duration::from_millis(250);
+const PACED_FOR: Duration = Duration::from_secs(5);
 /// Life of a slow lane's lease; renewed three times in it.
 const LEASE: Duration = Duration::from_secs(15);
 
@@ -102,13 +166,15 @@ pub(crate) struct LaneTask {
     /// Live workers, by heartbeat.
     pub(crate) workers: watch::Receiver<u64>,
     pub(crate) index: usize,
-    pub(crate) handle: Arc<Vec<LaneHandle>>,
+    pub(crate) handle: Arc<LaneHandle>,
     pub(crate) commands: mpsc::Receiver<Command>,
     /// Lanes with mail, over the worker.
     pub(crate) busy: Arc<AtomicUsize>,
     pub(crate) limits: watch::Receiver<Arc<Limits>>,
     /// Messages a second the lane can move at most.
     pub(crate) rate: f64,
+    pub(crate) crowd: Crowd,
+    pub(crate) company: Company,
 }
 
 enum Next {
@@ -119,7 +185,7 @@ enum Next {
 
 impl LaneTask {
     fn me(&self) -> &LaneHandle {
-        &self.handle[self.index]
+        &self.handle
     }
 
     pub(crate) async fn run(mut self) {
@@ -141,6 +207,10 @@ impl LaneTask {
             let consumer = match self.cx.broker.consume(&key, START).await {
                 Ok(consumer) => consumer,
                 Err(error) => {
+                    if let (BrokerError::Missing(_), Some(flow)) = (&error, &self.handle.flow) {
+                        // Somebody removed it.
+                        let _ = self.cx.broker.open_flow(flow.class(), &flow.name()).await;
+                    }
                     tracing::warn!(lane = &*key, %error, "lane cannot be consumed; trying again");
                     match self.rest(Instant::now() + pause, None).await {
                         Some(()) => {}
@@ -154,6 +224,7 @@ impl LaneTask {
             epoch += 1;
             match self.consume(consumer, epoch).await {
                 Some(Command::Rest { until, woken }) if self.rest(until, woken).await.is_some() => {}
+                Some(Command::Sleep) if self.sleep().await.is_some() => {}
                 Some(_) => return,
                 None => {}
             }
@@ -173,8 +244,21 @@ impl LaneTask {
                 () = sleep_until(until) => return Some(()),
                 command = self.commands.recv() => match command {
                     Some(Command::Rest { .. }) => {}
+                    Some(Command::Sleep) => return self.sleep().await,
+                    Some(Command::Rouse) => {}
                     Some(Command::Stop) | None => return None,
                 },
+            }
+        }
+    }
+
+    /// Waits to be roused; `None` when told to stop meanwhile.
+    async fn sleep(&mut self) -> Option<()> {
+        loop {
+            match self.commands.recv().await {
+                Some(Command::Rouse) => return Some(()),
+                Some(Command::Rest { .. } | Command::Sleep) => {}
+                Some(Command::Stop) | None => return None,
             }
         }
     }
@@ -187,7 +271,9 @@ impl LaneTask {
 
     fn set_rate(&mut self) {
         let limits = self.limits.borrow_and_update().clone();
-        self.rate = self.me().lane.as_ref().map_or(f64::MAX, |l| limits.lane_rate(&l.destination));
+        let lane = self.me().lane.as_ref().map_or(f64::MAX, |l| limits.lane_rate(&l.destination));
+        let flow = self.me().flow.as_ref().map_or(f64::MAX, |f| limits.flow_rate(&f.label, &self.cx.flows.labels));
+        self.rate = lane.min(flow);
     }
 
     async fn lease(&self) -> bool {
@@ -215,7 +301,7 @@ impl LaneTask {
                     // Growing from the start is as urgent as shrinking: a lane must not crawl when mail comes.
                     self.resize(&mut consumer, &mut window, 2).await;
                     seq += 1;
-                    self.take(delivery, Origin { lane: self.index, epoch, seq });
+                    self.take(delivery, Origin { lane: self.index, epoch, seq }, window.prefetch);
                 }
                 Next::Delivery(None) => {
                     if let Some(End::Lost(reason)) = consumer.ended() {
@@ -224,6 +310,7 @@ impl LaneTask {
                     self.cx.to_engine(Input::Lost { lane: self.index, epoch });
                     return None;
                 }
+                Next::Command(Some(Command::Rouse)) => {}
                 Next::Command(command) => {
                     let command = command.unwrap_or(Command::Stop);
                     self.give_back(consumer).await;
@@ -243,6 +330,7 @@ impl LaneTask {
                         }
                     }
                     window.look(self.me().held.load(Ordering::Relaxed));
+                    self.look_for_others(&window);
                     self.resize(&mut consumer, &mut window, 1).await;
                 }
             }
@@ -266,11 +354,17 @@ impl LaneTask {
     }
 
     /// Judges a delivery and sends it on its way.
-    fn take(&self, delivery: Delivery, origin: Origin) {
-        let cx = &self.cx;
+    fn take(&mut self, delivery: Delivery, origin: Origin, window: u16) {
+        let cx = self.cx.clone();
         cx.metrics.deliveries.inc();
-        match self.intake.judge(delivery, self.me().lane.as_ref(), origin, cx.now(), cx.limiter_now_us().unwrap_or(0)) {
-            Verdict::Ready(item) => cx.to_engine(Input::Ready(item)),
+        if self.me().flow.is_some() {
+            self.me().note_used();
+        }
+        match self.intake.judge(delivery, &self.handle, origin, cx.now(), cx.limiter_now_us().unwrap_or(0)) {
+            Verdict::Ready(item) => match self.admit(item, window) {
+                Ok(item) => cx.to_engine(Input::Ready(item)),
+                Err((item, flow)) => self.spawn(pipeline::to_flow(cx, *item, flow)),
+            },
             Verdict::Soon(item, due) => {
                 let (cx, wait) = (cx.clone(), due.since(cx.now()));
                 self.spawn(async move {
@@ -298,6 +392,34 @@ impl LaneTask {
                     }
                 });
             }
+        }
+    }
+
+    /// Keeps the message here, or says to which flow it must go so that its tenant leaves room for others.
+    fn admit(&mut self, mut item: Item, window: u16) -> Result<Item, (Box<Item>, Arc<Flow>)> {
+        if item.flow.is_some() {
+            return Ok(item);
+        }
+        self.company.arrived(item.tenant.as_ref());
+        if let Some(label) = &item.tenant {
+            let most = if self.company.makes_room(Instant::now()) { self.crowd.most(window) } else { 0 };
+            self.handle.most.store(most, Ordering::Relaxed);
+            match self.crowd.admit(&item.lane, label, self.handle.most().unwrap_or(usize::MAX)) {
+                Ok(counted) => item.counted = Some(counted),
+                Err(flow) => {
+                    self.handle.note_moved();
+                    return Err((Box::new(item), flow));
+                }
+            }
+        }
+        Ok(item)
+    }
+
+    /// A lane whose mail moved is seen to its end when it has nothing more for this worker.
+    fn look_for_others(&mut self, window: &Window) {
+        let ended = window.last.elapsed() >= ENDED && self.crowd.held() < usize::from(window.prefetch);
+        if ended && self.handle.moved.swap(false, Ordering::Relaxed) {
+            self.company.looked_through(Instant::now());
         }
     }
 

@@ -8,14 +8,18 @@
 //! that was not sent in the broker.
 
 mod board;
+mod company;
 mod context;
 mod dead;
 mod directives;
 mod engine;
+mod flows;
 mod generation;
 mod intake;
 mod item;
+mod keeper;
 mod lane;
+mod lanes;
 mod limits;
 mod metrics;
 mod note;
@@ -34,11 +38,11 @@ mod world;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, RwLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 
-use paceline_broker::{Broker, Names};
+use paceline_broker::Broker;
 use paceline_classifier::Classifier;
 use paceline_core::{CancelSet, Class, Directives, Lane, SuppressionSet, lane::TAIL, lanes::WorkerReport};
 use paceline_limiter::{Limiter, fleet::Fleet, ledger::Ledger, signals::Signals};
@@ -54,8 +58,10 @@ use crate::{
     context::Context,
     directives::Follower,
     engine::{Engine, Input},
+    flows::{Flows, Labels},
     intake::Intake,
-    lane::{LaneHandle, LaneTask},
+    keeper::Keeper,
+    lanes::Lanes,
     limits::{Limits, Rates},
     routing::Routing,
     settle::Settler,
@@ -64,7 +70,7 @@ use crate::{
 };
 pub use crate::{
     metrics::Metrics,
-    settings::{Account, Destination, Limit, Named, Settings},
+    settings::{Account, Destination, FlowSettings, Limit, Named, Settings},
     signals::{Keep, KeepError, Kept},
     world::World,
 };
@@ -96,8 +102,8 @@ pub struct Deps {
 pub struct Worker {
     cx: Arc<Context>,
     fleet: Arc<dyn Fleet>,
-    lanes: Arc<Vec<LaneHandle>>,
-    lane_tasks: Vec<JoinHandle<()>>,
+    lanes: Arc<Lanes>,
+    keeper: JoinHandle<()>,
     engine: JoinHandle<()>,
     learning: JoinHandle<()>,
     following: JoinHandle<()>,
@@ -127,11 +133,13 @@ impl Worker {
         let intake = Arc::new(Intake {
             classifier: classifier.clone(),
             routing: routing.clone(),
+            labels: Labels::new(&settings),
             max_message_bytes: settings.max_message_bytes,
             cancels: cancels.clone(),
             suppressions: suppressions.clone(),
         });
         let (to_engine, inputs) = mpsc::unbounded_channel();
+        let (flows, requests) = Flows::new(&settings);
         let concurrency = settings.accounts.iter().map(|a| a.concurrency);
         let slots = Slots::new(settings.concurrency, concurrency, settings.held_bytes.saturating_mul(6));
         let settler = Settler { broker: broker.clone(), metrics: metrics.clone() };
@@ -146,6 +154,7 @@ impl Worker {
             cancels,
             suppressions,
             engine: to_engine,
+            flows,
             tasks: TaskTracker::new(),
             present: Mutex::new(HashSet::new()),
             clock: RwLock::new(None),
@@ -158,18 +167,7 @@ impl Worker {
             settings,
         });
 
-        let names = Names::new(&cx.settings.prefix);
-        let destinations = classifier.destinations().names().iter().cloned().chain([TAIL.into()]);
-        let queues = destinations.flat_map(|d: Arc<str>| Class::ALL.map(|class| Some(Lane::new(class, d.clone())))).chain([None]);
-        let (handles, commands): (Vec<_>, Vec<_>) = queues
-            .map(|lane| {
-                let key = lane.as_ref().map_or_else(|| names.intake(), |l| names.lane(l));
-                LaneHandle::new(key.into(), lane)
-            })
-            .unzip();
-        let lanes = Arc::new(handles);
-        let engine = Engine::new(cx.clone(), limiter, limits, routing, lanes.clone());
-        let engine = tokio::spawn(engine.run(inputs));
+        let engine = tokio::spawn(Engine::new(cx.clone(), limiter, limits, routing).run(inputs));
         // Before any mail is taken.
         let mut follower = Follower::new(cx.clone(), directives, limits_sender);
         follower.apply();
@@ -179,27 +177,14 @@ impl Worker {
         let heartbeat = CancellationToken::new();
         tokio::spawn(beat(cx.clone(), fleet.clone(), workers_sender, heartbeat.clone()));
         let learning = tokio::spawn(Learning::new(cx.clone(), signals, keep).run(heartbeat.clone()));
-        let busy = Arc::new(AtomicUsize::new(0));
-        let lane_tasks = commands
-            .into_iter()
-            .enumerate()
-            .map(|(index, commands)| {
-                let task = LaneTask {
-                    cx: cx.clone(),
-                    intake: intake.clone(),
-                    fleet: fleet.clone(),
-                    workers: workers.clone(),
-                    index,
-                    handle: lanes.clone(),
-                    commands,
-                    busy: busy.clone(),
-                    limits: limits_receiver.clone(),
-                    rate: 0.0,
-                };
-                tokio::spawn(task.run())
-            })
-            .collect();
-        Worker { cx, fleet, lanes, lane_tasks, engine, learning, following, heartbeat }
+        let lanes = Arc::new(Lanes::new(cx.clone(), intake, limits_receiver, fleet.clone(), workers));
+        for destination in classifier.destinations().names().iter().cloned().chain([TAIL.into()]) {
+            Class::ALL.into_iter().for_each(|class| drop(lanes.open(Some(Lane::new(class, destination.clone())))));
+        }
+        lanes.open(None);
+        let keeper = Keeper { lanes: lanes.clone(), requests, odd: HashSet::new(), settled: false };
+        let keeper = tokio::spawn(keeper.run());
+        Worker { cx, fleet, lanes, keeper, engine, learning, following, heartbeat }
     }
 
     /// The configuration has been read anew. Limits and policies of `settings` are in force from now on; accounts are those
@@ -224,7 +209,8 @@ impl Worker {
     /// Ends at once and settles nothing, as a crash does: for simulations. Calls under way run on, since nobody could tell
     /// them to stop.
     pub fn abandon(self) {
-        self.lane_tasks.iter().for_each(JoinHandle::abort);
+        self.keeper.abort();
+        self.lanes.abort();
         self.engine.abort();
         self.learning.abort();
         self.heartbeat.cancel();
@@ -237,17 +223,14 @@ impl Worker {
 
     /// Stops taking mail, gives back what was not begun, and lets calls under way finish within the grace period.
     pub async fn drain(self) -> Drained {
-        let Worker { cx, fleet, lanes, lane_tasks, engine, learning, following, heartbeat } = self;
+        let Worker { cx, fleet, lanes, keeper, engine, learning, following, heartbeat } = self;
         let end = Instant::now() + cx.settings.drain_grace;
         let (reply, stopped) = oneshot::channel();
         cx.to_engine(Input::Stop { reply });
         let _ = timeout_at(end, stopped).await;
-        for lane in lanes.iter() {
-            let _ = timeout_at(end, lane.stop()).await;
-        }
-        for task in lane_tasks {
-            let _ = timeout_at(end, task).await;
-        }
+        // No flow is opened any more; what waits for one goes back to its queue.
+        keeper.abort();
+        lanes.stop(end).await;
         cx.tasks.close();
         let _ = timeout_at(end, cx.tasks.wait()).await;
         let unfinished = cx.tasks.len();

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 pub(crate) use self::rates::Rates;
 use crate::{
+    flows::Labels,
     generation,
     settings::{Destination, Limit, Named, Settings},
 };
@@ -39,6 +40,9 @@ struct PerAccount {
     /// By destination: what a message there meets, `own` included, as one ready list.
     lists: HashMap<Arc<str>, Arc<[BucketSpec]>>,
 }
+
+/// What the keys of tenants' buckets begin with.
+pub(crate) const TENANT: &str = "tenant:";
 
 /// A lease outlives the longest call by this much: the wait for the grant's date, the claim, the way back.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
@@ -177,6 +181,14 @@ impl Limits {
         self.fleet.get(destination).map(|b| (&b.key, b.kind))
     }
 
+    /// Likewise of a flow, by its label, as far as it is bound more narrowly than its lane.
+    pub(crate) fn flow_rate(&self, label: &str, labels: &Labels) -> f64 {
+        let slowest = |list: &Vec<BucketSpec>| list.iter().map(per_second).fold(f64::MAX, f64::min);
+        let account = self.accounts.iter().enumerate().find(|(a, _)| *labels.of_account(*a) == *label);
+        let tenant = self.tenants.iter().find(|(name, _)| *labels.of_tenant(name) == *label);
+        account.map(|(_, a)| slowest(&a.own)).or_else(|| tenant.map(|(_, list)| slowest(list))).unwrap_or(f64::MAX)
+    }
+
     /// Recipients a second that one lane can move at most, for sizing what is held.
     pub(crate) fn lane_rate(&self, destination: &str) -> f64 {
         let slowest = |list: &[BucketSpec]| list.iter().map(per_second).fold(f64::MAX, f64::min);
@@ -217,6 +229,12 @@ pub(crate) fn group(key: &str) -> Option<Group> {
     }
     let account = key.strip_prefix("account:")?.strip_suffix(":destination:tail")?;
     Some(Group::Keys { prefix: tail_prefix(account).into(), of: TAIL.into() })
+}
+
+/// As in a flow of one tenant: what binds that tenant binds all of it.
+pub(crate) fn of_its_tenants_flow(buckets: &[BucketSpec]) -> Arc<[BucketSpec]> {
+    let wide = |b: &BucketSpec| BucketSpec { narrow: b.narrow && !b.key.starts_with(TENANT), ..b.clone() };
+    buckets.iter().map(wide).collect()
 }
 
 /// A quota that is less than what the message costs it, if there is one: it could never go, and would keep its lane.

@@ -1,6 +1,6 @@
 //! What a worker is told: accounts, limits, sizes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use paceline_classifier::Routes;
 use paceline_core::{Policy, Rate, circuit::CircuitPolicy, warmup::Warmup};
@@ -106,6 +106,22 @@ pub struct Settings {
     /// Bytes of message bodies this worker may hold while they wait.
     pub held_bytes: u64,
     pub max_message_bytes: usize,
+    pub flows: FlowSettings,
     /// How long calls under way may take to finish on shutdown.
     pub drain_grace: Duration,
+}
+
+/// What shapes the queues made for single tenants and pinned accounts.
+#[derive(Debug, Clone)]
+pub struct FlowSettings {
+    /// One that nobody has used for so long is removed.
+    pub idle: Duration,
+    /// What a tenant's turn is worth, by its name in small letters; 1 unless said.
+    pub weights: HashMap<String, u32>,
+}
+
+impl Default for FlowSettings {
+    fn default() -> FlowSettings {
+        FlowSettings { idle: Duration::from_secs(30 * 60), weights: HashMap::new() }
+    }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use paceline_broker::{
     Broker, HeaderValue, Headers, Outgoing, Properties, PublishError, Purpose, Route, Settle, is_broker_header,
 };
-use paceline_core::{DeadLetter, Journey, Lane, Timestamp, dead_letter, lane::rung_s};
+use paceline_core::{DeadLetter, Journey, Timestamp, dead_letter, lane::rung_s};
 
 use crate::metrics::Metrics;
 
@@ -20,7 +20,8 @@ pub(crate) struct Settler {
 
 /// Back to a lane: at once, or by the ladder where it must not be tried before some time.
 pub(crate) struct Onward<'a> {
-    pub(crate) lane: &'a Lane,
+    /// The lane's, or the flow's.
+    pub(crate) key: String,
     pub(crate) body: &'a Bytes,
     pub(crate) properties: &'a Properties,
     pub(crate) journey: &'a Journey,
@@ -30,11 +31,11 @@ pub(crate) struct Onward<'a> {
 impl Settler {
     /// Publishes onward, then acknowledges.
     pub(crate) async fn onward(&self, onward: Onward<'_>, now: Timestamp, settle: Settle) {
-        let Onward { lane, body, properties, journey, purpose } = onward;
+        let Onward { key, body, properties, journey, purpose } = onward;
         let wait = journey.not_before.map_or(Duration::ZERO, |at| at.since(now));
         let to = rung_s(wait).map_or(Route::Lanes, |rung_s| Route::Delay { rung_s });
         let properties = Properties { headers: travelling(&properties.headers, journey), ..properties.clone() };
-        if self.publish(Outgoing { to, key: lane.to_string(), body: body.clone(), properties, purpose }).await {
+        if self.publish(Outgoing { to, key, body: body.clone(), properties, purpose }).await {
             settle.ack();
         }
     }

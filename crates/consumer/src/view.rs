@@ -62,7 +62,7 @@ struct Rest {
 pub(crate) struct Sight<'a> {
     pub(crate) cx: &'a Context,
     pub(crate) pacer: &'a Pacer<Item>,
-    pub(crate) lanes: &'a [LaneHandle],
+    pub(crate) lanes: &'a [Arc<LaneHandle>],
     pub(crate) limits: &'a Limits,
     pub(crate) standing: &'a Standing,
     pub(crate) now_us: u64,

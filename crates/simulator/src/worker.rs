@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use paceline_classifier::{Classifier, DestinationSpec, Destinations, Routes};
-use paceline_consumer::{Account, Deps, Destination, Limit, Metrics, Named, Settings, Worker, World};
+use paceline_consumer::{Account, Deps, Destination, FlowSettings, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_core::{Class, Domain, Policy, Rate, RetryPolicy, SuppressionSet, Timestamp, circuit::CircuitPolicy};
 use tokio::sync::watch;
 
@@ -108,6 +108,7 @@ impl Plan {
                 concurrency: s.fleet.concurrency,
                 held_bytes: s.fleet.held_bytes,
                 max_message_bytes: 10 << 20,
+                flows: FlowSettings::default(),
                 drain_grace: timeout + Duration::from_secs(1),
             },
         })

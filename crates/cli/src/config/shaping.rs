@@ -40,6 +40,8 @@ pub struct NamedLimit {
     pub name: String,
     pub limit: Option<Limit>,
     pub quota: Vec<Rate>,
+    /// Of a tenant: what its turn is worth beside others of its class.
+    pub weight: u32,
 }
 
 /// `rate_key` with `burst_key`; `default` where the rate is not given. The burst defaults to one second of the rate.
@@ -184,13 +186,16 @@ pub(super) fn named(sections: Vec<Section<'_>>, by_address: bool) -> Vec<NamedLi
     let mut out: Vec<NamedLimit> = vec![];
     for s in sections {
         let name = s.need("name", if by_address { values::sender } else { values::line });
-        let (limit, quota) = rate_or_quota(&s);
+        // Only tenants have turns of their own.
+        let weight = if by_address { None } else { s.get("weight", values::integer32(1, 1_000)) };
+        let (limit, quota) =
+            if s.has("weight") && !by_address { (self::limit(&s, "rate", "burst", None), quota(&s)) } else { rate_or_quota(&s) };
         if let Some(name) = name {
             // As mail is matched: in whatever letters.
             if out.iter().any(|o| o.name.to_lowercase() == name.to_lowercase()) {
                 s.report("name", "is named twice");
             }
-            out.push(NamedLimit { name, limit, quota });
+            out.push(NamedLimit { name, limit, quota, weight: weight.unwrap_or(1) });
         }
         s.finish();
     }
@@ -203,7 +208,7 @@ pub(super) fn recipient(s: &Section<'_>) -> Option<NamedLimit> {
         return None;
     }
     let (limit, quota) = rate_or_quota(s);
-    Some(NamedLimit { name: String::new(), limit, quota })
+    Some(NamedLimit { name: String::new(), limit, quota, weight: 1 })
 }
 
 fn rate_or_quota(s: &Section<'_>) -> (Option<Limit>, Vec<Rate>) {

@@ -68,6 +68,7 @@ pub(crate) fn settings() -> Settings {
         concurrency: 1,
         held_bytes: 0,
         max_message_bytes: 0,
+        flows: Default::default(),
         drain_grace: Duration::ZERO,
     }
 }

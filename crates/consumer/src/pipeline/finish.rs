@@ -159,8 +159,13 @@ pub(super) async fn without(cx: &Arc<Context>, mut item: Item, message: &mut Mes
         Err(error) => return tracing::error!(%error, "a message cannot be written again and stays in its queue"),
     };
     let lane = cx.classifier.classify(message, &item.lane.to_string()).lane;
-    let onward =
-        Onward { lane: &lane, body: &body, properties: &item.properties, journey: &item.journey, purpose: Purpose::Retry };
+    let onward = Onward {
+        key: lane.to_string(),
+        body: &body,
+        properties: &item.properties,
+        journey: &item.journey,
+        purpose: Purpose::Retry,
+    };
     cx.settler.onward(onward, cx.now(), item.settle).await;
 }
 

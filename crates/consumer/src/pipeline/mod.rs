@@ -27,6 +27,7 @@ use crate::{
     context::Context,
     dead,
     engine::Input,
+    flows::Flow,
     item::Item,
     metrics::{AccountLabels, AttemptLabels},
     settle::Onward,
@@ -49,6 +50,9 @@ impl Grant {
 
 /// Time between two looks at whether the first handler of a message is done.
 pub(crate) const RECHECK: Duration = Duration::from_millis(500);
+
+/// A message whose flow could not be opened stays for so long before it is looked at again.
+const REOPEN: Duration = Duration::from_secs(1);
 
 /// A claim outlives the longest call by this much.
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
@@ -94,8 +98,20 @@ pub(crate) async fn retry(cx: &Context, item: Item) {
     pass_on(cx, item, Purpose::Retry).await;
 }
 
+/// To its flow, once: there it waits for what it needs, and keeps nobody.
+pub(crate) async fn to_flow(cx: Arc<Context>, item: Item, flow: Arc<Flow>) {
+    if !cx.flows.open(&flow).await {
+        sleep(REOPEN).await;
+        return cx.to_engine(Input::Ready(item));
+    }
+    let Item { body, properties, journey, settle, .. } = item;
+    let (body, properties, journey) = (&body, &properties, &journey);
+    let onward = Onward { key: flow.key(), body, properties, journey, purpose: Purpose::Flow };
+    cx.settler.onward(onward, cx.now(), settle).await;
+}
+
 pub(crate) async fn pass_on(cx: &Context, item: Item, purpose: Purpose) {
-    let onward = Onward { lane: &item.lane, body: &item.body, properties: &item.properties, journey: &item.journey, purpose };
+    let onward = Onward { key: item.key(), body: &item.body, properties: &item.properties, journey: &item.journey, purpose };
     cx.settler.onward(onward, cx.now(), item.settle).await;
 }
 

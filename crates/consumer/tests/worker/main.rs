@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
 mod directed;
+mod flows;
 mod lanes;
 mod learning;
 mod suppressed;
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, Topology, header_text, memory::MemoryBroker};
 use paceline_classifier::{Classifier, DestinationSpec, Destinations, Routes};
-use paceline_consumer::{Account, Deps, Destination, Keep, Limit, Metrics, Named, Settings, Worker, World};
+use paceline_consumer::{Account, Deps, Destination, FlowSettings, Keep, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_core::{
     Cancel, CancelSet, DeadLetter, Directives, Domain, Message, Outcome, Policy, ProviderAnswer, Rate, Reason, Rejected,
     RetryPolicy, Scope, Selector, SuppressionSet,
@@ -187,6 +188,7 @@ impl Rig {
             concurrency: 32,
             held_bytes: 32 << 20,
             max_message_bytes: 10 << 20,
+            flows: FlowSettings::default(),
             drain_grace: Duration::from_secs(5),
         }
     }

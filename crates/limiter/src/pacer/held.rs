@@ -55,6 +55,11 @@ impl<H> Pacer<H> {
         self.take_from(lane, ids, |head, _| wanted(head))
     }
 
+    /// Likewise the heads that `wanted` picks from flows kept for as long by whatever limit.
+    pub fn take_kept(&mut self, lane: &LaneKey, later_than_us: u64, wanted: impl Fn(&Hint, &H) -> bool) -> Vec<H> {
+        self.take_where(lane, |head, hint| hint.is_some_and(|h| h.retry_at_us > later_than_us && wanted(h, head)))
+    }
+
     /// Gives back the heads of a lane that match, in the order pushed. The flow's hint comes with each head.
     pub fn take_where(&mut self, lane: &LaneKey, wanted: impl FnMut(&H, Option<&Hint>) -> bool) -> Vec<H> {
         let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
