@@ -8,7 +8,7 @@ fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
-fn paused(scopes: &[(&str, &str)], until: Option<Timestamp>) -> Arc<Directives> {
+pub(super) fn paused(scopes: &[(&str, &str)], until: Option<Timestamp>) -> Arc<Directives> {
     let pause =
         |(kind, name): &(&str, &str)| Pause { scope: PauseScope::new(kind, (*name).to_owned()).unwrap(), since: now(), until };
     Arc::new(Directives::new(scopes.iter().map(pause), []))

@@ -7,7 +7,7 @@ use paceline_consumer::{Limit, Named};
 use paceline_core::Class;
 use tokio::time::sleep;
 
-use super::{ONE, Rig};
+use super::{ONE, Rig, directed::paused};
 
 fn slow(per: &str, burst: u32) -> Limit {
     Limit { rate: per.parse().unwrap(), burst }
@@ -45,26 +45,26 @@ async fn a_tenants_backlog_lets_others_pass() {
 #[tokio::test]
 async fn a_tenant_that_is_alone_stays_in_its_lane() {
     let rig = Rig::new().await;
-    let worker = rig.worker(Some(slow("60/s", 10)));
-    for n in 0..120 {
+    let worker = rig.worker(Some(slow("150/s", 10)));
+    for n in 0..400 {
         rig.send(&format!("first{n}"), "plain", ONE, r#","tenant":"big""#).await;
     }
-    rig.until("all sent", |r| r.provider.total() >= 120).await;
+    rig.until("all sent", |r| r.provider.total() >= 400).await;
     let looked = rig.broker.counters().published(Purpose::Flow);
     assert!(looked > 0, "nobody knew yet that there is nobody else");
     // With nothing more to come, that is known.
     sleep(Duration::from_millis(1_500)).await;
-    for n in 0..120 {
+    for n in 0..400 {
         rig.send(&format!("then{n}"), "plain", ONE, r#","tenant":"big""#).await;
     }
-    settled(&rig, 240).await;
+    settled(&rig, 800).await;
     assert_eq!(rig.broker.counters().published(Purpose::Flow), looked, "nothing moves for nobody");
     // Somebody else, and room is made again.
     rig.send("nobodys", "plain", ONE, "").await;
-    for n in 0..120 {
+    for n in 0..400 {
         rig.send(&format!("last{n}"), "plain", ONE, r#","tenant":"big""#).await;
     }
-    settled(&rig, 361).await;
+    settled(&rig, 1_201).await;
     assert!(rig.broker.counters().published(Purpose::Flow) > looked);
     worker.drain().await;
 }
@@ -99,6 +99,28 @@ async fn a_tenant_at_its_limit_waits_in_its_flow_and_goes_at_its_rate() {
     rig.until("one more", |r| r.provider.total() >= 4).await;
     assert!(rig.broker.counters().published(Purpose::Flow) <= 6, "each once");
     assert_eq!(rig.broker.counters().published(Purpose::Delay), 0, "no ladder");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn mail_pinned_to_a_paused_account_keeps_nobody() {
+    let rig = Rig { spare: true, ..Rig::new().await };
+    rig.directives.send_replace(paused(&[("account", "spare")], None));
+    let worker = rig.worker(None);
+    for n in 0..20 {
+        rig.send(&format!("pinned{n}"), "plain", ONE, r#","account":"spare""#).await;
+    }
+    rig.send("free", "plain", ONE, "").await;
+    rig.until("they have a flow", |r| r.broker.counters().published(Purpose::Flow) >= 20).await;
+    rig.until("the other one passes", |r| r.provider.calls_of("free") == 1).await;
+    rig.send("later", "plain", ONE, "").await;
+    rig.until("and so do later ones", |r| r.provider.calls_of("later") == 1).await;
+    assert_eq!(rig.provider.total(), 2, "what is paused waits");
+    assert_eq!(rig.broker.flows().await, Ok(vec![(Class::Normal, "google.account-spare".to_owned())]));
+    rig.directives.send_replace(paused(&[], None));
+    settled(&rig, 22).await;
+    let counters = rig.broker.counters();
+    assert_eq!((counters.published(Purpose::Flow), counters.published(Purpose::Delay)), (20, 0), "once each, and no ladder");
     worker.drain().await;
 }
 

@@ -113,6 +113,8 @@ struct Rig {
     cancels: watch::Sender<Arc<CancelSet>>,
     quota: Vec<Rate>,
     fleet_concurrency: Option<u32>,
+    /// There is a second account, `spare`.
+    spare: bool,
     tenants: Vec<Named>,
     suppressions: watch::Sender<Arc<SuppressionSet>>,
     circuit: CircuitPolicy,
@@ -133,6 +135,7 @@ impl Rig {
             cancels: watch::Sender::default(),
             quota: vec![],
             fleet_concurrency: None,
+            spare: false,
             tenants: vec![],
             suppressions: watch::Sender::new(Arc::new(SuppressionSet::new(1, true))),
             circuit: CircuitPolicy::default(),
@@ -149,8 +152,9 @@ impl Rig {
             max: Duration::from_millis(100),
             max_age: Duration::from_secs(3600),
         };
-        let account = Account {
-            name: "main".into(),
+        let names: &[&str] = if self.spare { &["main", "spare"] } else { &["main"] };
+        let account = |name: &&str| Account {
+            name: (*name).into(),
             provider: self.provider.clone(),
             limit: None,
             max_rate: None,
@@ -166,7 +170,7 @@ impl Rig {
         Settings {
             worker_id: format!("w-{}", rand::random::<u32>()).into(),
             prefix: "paceline".into(),
-            accounts: vec![account],
+            accounts: names.iter().map(account).collect(),
             destinations: vec![Destination {
                 name: "google".into(),
                 limit: google,
@@ -176,7 +180,7 @@ impl Rig {
                 quota: vec![],
                 concurrency: None,
             }],
-            routes: Routes::all(["main"]),
+            routes: Routes::all(names.iter().copied()),
             tail: Limit { rate: "1000/s".parse().unwrap(), burst: 1000 },
             tenants: self.tenants.clone(),
             senders: vec![],
