@@ -114,6 +114,16 @@ impl Fleet {
         pod
     }
 
+    /// The same with further environment, which wins over its configuration.
+    pub async fn worker_with(&self, name: &str, environment: &[(&str, &str)]) -> Pod {
+        let config = self.config_of(name);
+        let launch = Launch::paceline().args(["worker".as_ref(), "--config".as_ref(), config.as_os_str()]);
+        let launch = environment.iter().fold(launch, |launch, (key, value)| launch.env(key, value));
+        let pod = Pod::started(name, launch.spawn()).await;
+        pod.ready().await;
+        pod
+    }
+
     /// Starts a control process and waits until it is ready.
     pub async fn control(&self) -> Pod {
         let pod = self.pod("control", "control").await;

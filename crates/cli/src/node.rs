@@ -12,10 +12,15 @@ use paceline_broker::{Broker, State};
 use paceline_consumer::{Account, Deps, Destination, Drained, FlowSettings, Limit, Metrics, Named, Settings, Worker, World};
 use paceline_control::{Check, Readiness, SharedRegistry, health_router, serve};
 use paceline_core::warmup::Warmup;
-use paceline_limiter::fleet::Reports;
+use paceline_limiter::{degraded::Mode, fleet::Reports};
 use paceline_provider::Provider;
 use paceline_store::Store;
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::gauge::ConstGauge,
+    registry::Registry,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +71,7 @@ impl Node {
             // From the first consumer on this process is the one that consumes; where another does, this is the time to say so.
             drop(broker.consume(&topology.names.intake(), 1).await?);
         }
-        let shared = services::shared(config)?;
+        let shared = services::shared(config, &id)?;
         let reports = services::reports(config)?;
         let suppressed = suppressions::follow(store.clone(), config.suppression.critical_through_soft);
 
@@ -75,6 +80,9 @@ impl Node {
         let metrics = Metrics::register(prefixed);
         Metrics::register_broker(prefixed, broker.clone());
         suppressions::register(prefixed, suppressed.list.clone());
+        if let Some(mode) = &shared.mode {
+            prefixed.register_collector(Box::new(Degraded(mode.clone())));
+        }
         let registry: SharedRegistry = Arc::new(RwLock::new(registry));
         let (limits_sender, limits) = watch::channel(Some("not asked yet".to_owned()));
         let (topology_sender, topology_state) = watch::channel(Some("not declared yet".to_owned()));
@@ -83,6 +91,7 @@ impl Node {
             broker: broker.state(),
             topology: topology_state,
             limits,
+            mode: shared.mode.clone(),
             suppressions: suppressions_state,
         });
 
@@ -308,6 +317,7 @@ struct WorkerReadiness {
     broker: watch::Receiver<State>,
     topology: watch::Receiver<Option<String>>,
     limits: watch::Receiver<Option<String>>,
+    mode: Option<watch::Receiver<Mode>>,
     suppressions: watch::Receiver<suppressions::State>,
 }
 
@@ -323,6 +333,31 @@ impl Readiness for WorkerReadiness {
             Some(why) => Check::failing(name, why.clone()),
         };
         let suppressions = self.suppressions.borrow().check();
-        vec![broker, told("topology", &self.topology), told("limits", &self.limits), suppressions]
+        let mut limits = told("limits", &self.limits);
+        // It still sends, or will again by itself: taking it out of service would help nobody.
+        limits.detail = limits.detail.or_else(|| degraded(&self.mode).map(str::to_owned));
+        vec![broker, told("topology", &self.topology), limits, suppressions]
+    }
+}
+
+/// What is amiss with a worker that cannot see its Redis.
+fn degraded(mode: &Option<watch::Receiver<Mode>>) -> Option<&'static str> {
+    match *mode.as_ref()?.borrow() {
+        Mode::Unknown | Mode::Shared => None,
+        Mode::Quiet | Mode::Alone | Mode::Returning => Some("degraded: Redis is away; this worker goes on by its own share"),
+        Mode::Over => Some("degraded: Redis has been away for too long; nothing is sent"),
+    }
+}
+
+/// `paceline_limits_degraded`
+#[derive(Debug)]
+struct Degraded(watch::Receiver<Mode>);
+
+impl Collector for Degraded {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let value = i64::from(!matches!(*self.0.borrow(), Mode::Unknown | Mode::Shared));
+        let gauge = ConstGauge::new(value);
+        let help = "Whether this worker goes on without the limits that the fleet shares";
+        gauge.encode(encoder.encode_descriptor("limits_degraded", help, None, gauge.metric_type())?)
     }
 }

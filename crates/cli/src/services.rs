@@ -1,6 +1,6 @@
 //! The services that configuration names, connected.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use paceline_broker::{
     Broker, Topology,
@@ -11,15 +11,17 @@ use paceline_control::{BearerToken, lanes::Lanes};
 use paceline_dlq::AutoSuppress;
 use paceline_limiter::{
     Limiter,
-    fleet::{FileReports, Fleet, LocalFleet, LocalReports, RedisFleet, RedisReports, Reports},
+    degraded::{Guarded, GuardedLedger, Mode},
+    fleet::{FileReports, Fleet, LocalFleet, LocalReports, RedisReports, Reports},
     ledger::{Ledger, LocalLedger, RedisLedger, SqliteLedger},
     local::LocalLimiter,
-    redis::{RedisClient, RedisLimiter},
+    redis::RedisClient,
     signals::{LocalSignals, RedisSignals, Signals},
 };
 use paceline_store::{Options, PostgresStore, SqliteStore, Store};
+use tokio::sync::watch;
 
-use crate::config::{BrokerUrl, Config, LimitsUrl, StoreUrl};
+use crate::config::{Address, BrokerUrl, Config, LimitsUrl, StoreUrl};
 
 /// Why a service cannot be set up from its configuration.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +60,16 @@ pub struct Shared {
     pub ledger: Arc<dyn Ledger>,
     pub fleet: Arc<dyn Fleet>,
     pub signals: Arc<dyn Signals>,
+    /// Whether the worker sees what the fleet shares; `None` where nothing is shared.
+    pub mode: Option<watch::Receiver<Mode>>,
 }
+
+/// Claims made without Redis are remembered for so long beyond the longest time without it.
+const OWN_CLAIMS: Duration = Duration::from_secs(300);
 
 /// The shared state, connecting on first use. A file of claims belongs to one worker at a time: it is opened by the one
 /// that consumes.
-pub fn shared(config: &Config) -> Result<Shared, ServiceError> {
+pub fn shared(config: &Config, worker_id: &str) -> Result<Shared, ServiceError> {
     let window = config.dedup.window;
     Ok(match &config.limits.url {
         LimitsUrl::Local { claims } => Shared {
@@ -73,17 +80,26 @@ pub fn shared(config: &Config) -> Result<Shared, ServiceError> {
             },
             fleet: Arc::new(LocalFleet::new()),
             signals: Arc::new(LocalSignals::new()),
+            mode: None,
         },
-        LimitsUrl::Redis(url) => {
-            let client = RedisClient::new(url.expose(), &config.broker.prefix)?;
+        LimitsUrl::Redis(urls) => {
+            let client = redis(config, urls)?;
+            let guarded = Arc::new(Guarded::start(client.clone(), worker_id, config.limits.away));
+            let ledger = RedisLedger::new(client.clone(), window);
             Shared {
-                limiter: Arc::new(RedisLimiter::new(client.clone())),
-                ledger: Arc::new(RedisLedger::new(client.clone(), window)),
-                fleet: Arc::new(RedisFleet::new(client.clone())),
                 signals: Arc::new(RedisSignals::new(client)),
+                ledger: Arc::new(GuardedLedger::new(ledger, guarded.mode(), config.limits.away + OWN_CLAIMS)),
+                mode: Some(guarded.mode()),
+                limiter: guarded.clone(),
+                fleet: guarded,
             }
         }
     })
+}
+
+fn redis(config: &Config, urls: &[Address]) -> Result<RedisClient, ServiceError> {
+    let urls: Vec<&str> = urls.iter().map(|u| u.expose()).collect();
+    Ok(RedisClient::of(&urls, config.limits.ca_pem.clone(), &config.broker.prefix)?)
 }
 
 /// Where workers report. Beside a spool it is a file, since other processes cannot look into the one that consumes it.
@@ -95,7 +111,7 @@ pub fn reports(config: &Config) -> Result<Arc<dyn Reports>, ServiceError> {
     }
     Ok(match &config.limits.url {
         LimitsUrl::Local { .. } => Arc::new(LocalReports::new()),
-        LimitsUrl::Redis(url) => Arc::new(RedisReports::new(RedisClient::new(url.expose(), &config.broker.prefix)?)),
+        LimitsUrl::Redis(urls) => Arc::new(RedisReports::new(redis(config, urls)?)),
     })
 }
 

@@ -12,6 +12,7 @@
 //! - [`ledger::Ledger`] remembers which message was claimed, by whom, and what came of it.
 //! - [`fleet::Fleet`] counts live workers and hands out leases, so that a slow lane has one holder.
 //! - [`signals::Signals`] is what the fleet learns together: circuits and adaptive rates.
+//! - [`degraded`] is what a worker does while it cannot see Redis, and how it comes back.
 //! - [`clock::ServerClock`] turns dates into this machine's time, never early.
 //!
 //! Times are microseconds of the limiter's clock (`_us`) and stay below 2⁵³, so that Lua's numbers hold them exactly.
@@ -19,6 +20,7 @@
 mod bucket;
 pub mod clock;
 mod cost;
+pub mod degraded;
 mod error;
 pub mod fleet;
 pub mod ledger;
@@ -40,6 +42,8 @@ pub use error::LimiterError;
 
 /// How far ahead a grant may be dated, and how late it may be used: later than date + this it is void, and stays spent.
 pub const GRANT_LIFE_US: u64 = 100_000;
+/// An answer that took longer counts for nothing.
+const CALL_TIMEOUT_US: u64 = 600_000;
 /// Least time between two calls of one worker.
 pub const CALL_GAP_US: u64 = 20_000;
 /// The same, when a critical message has just arrived.

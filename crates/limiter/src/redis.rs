@@ -14,7 +14,7 @@ pub use self::client::RedisClient;
 pub(crate) use self::client::Script;
 use crate::{
     Ask, BucketSpec, Limiter, LimiterError, Reply, Seed,
-    wire::{decode_reply, encode_ask, encode_seed},
+    wire::{decode_reply, encode_ask, encode_charges, encode_seed},
 };
 
 /// One script in parts that share their names.
@@ -60,6 +60,25 @@ impl RedisLimiter {
         let ask = Ask { buckets: past.iter().map(|s| s.window.clone()).collect(), ..Ask::default() };
         ask.check()?;
         let reply = self.run(&ask.buckets, &encode_seed(&ask.buckets, past, complete)?, now_us).await?;
+        decode_reply(&ask, &reply).map(drop)
+    }
+
+    /// Charges buckets what was granted without this limiter; it counts from now. `known_epoch_us` as in an ask.
+    pub async fn charge(&self, spent: &[(BucketSpec, u64)], known_epoch_us: u64) -> Result<(), LimiterError> {
+        self.charge_at(spent, known_epoch_us, None).await
+    }
+
+    /// The same at a time of the caller's choosing, where one is given.
+    pub async fn charge_at(
+        &self,
+        spent: &[(BucketSpec, u64)],
+        known_epoch_us: u64,
+        now_us: Option<u64>,
+    ) -> Result<(), LimiterError> {
+        let (buckets, costs): (Vec<_>, Vec<_>) = spent.iter().cloned().unzip();
+        let ask = Ask { buckets, ..Ask::default() };
+        ask.check()?;
+        let reply = self.run(&ask.buckets, &encode_charges(&ask.buckets, &costs, known_epoch_us)?, now_us).await?;
         decode_reply(&ask, &reply).map(drop)
     }
 

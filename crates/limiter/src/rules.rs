@@ -41,7 +41,7 @@ mod state;
 mod window;
 
 pub use self::{
-    call::{decide, tell},
+    call::{charge, decide, tell},
     state::State,
 };
 

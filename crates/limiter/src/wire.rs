@@ -31,7 +31,7 @@ pub(crate) fn encode_ask(ask: &Ask) -> Result<Vec<u8>, LimiterError> {
         .collect();
     let held: Vec<u64> = ask.held.iter().flat_map(|h| [h.bucket as u64 + 1, u64::from(h.calls)]).collect();
     let changes: Vec<u64> = ask.changes.iter().flat_map(|c| [c.bucket as u64 + 1, c.since_us, c.closed_until_us]).collect();
-    encode(&(specs(&ask.buckets), lanes, &*ask.worker, held, ask.epoch_us, [(); 0], 0, ask.generation_us, changes))
+    encode(&(specs(&ask.buckets), lanes, &*ask.worker, held, ask.epoch_us, [(); 0], 0, ask.generation_us, changes, [(); 0]))
 }
 
 /// Likewise, to tell windows their past: buckets as in an ask.
@@ -41,7 +41,13 @@ pub(crate) fn encode_seed(buckets: &[BucketSpec], past: &[Seed], complete: bool)
         let told: Vec<u64> = seed.by_slot()?.into_iter().flat_map(|(slot, cost)| [slot, cost]).collect();
         seeds.push((i + 1, told));
     }
-    encode(&(specs(buckets), [(); 0], "", [(); 0], 0, seeds, u8::from(complete), 0, [(); 0]))
+    encode(&(specs(buckets), [(); 0], "", [(); 0], 0, seeds, u8::from(complete), 0, [(); 0], [(); 0]))
+}
+
+/// Likewise, to charge buckets what was granted without the limiter, in their order.
+pub(crate) fn encode_charges(buckets: &[BucketSpec], costs: &[u64], epoch_us: u64) -> Result<Vec<u8>, LimiterError> {
+    let charges: Vec<u64> = costs.iter().enumerate().flat_map(|(i, cost)| [i as u64 + 1, *cost]).collect();
+    encode(&(specs(buckets), [(); 0], "", [(); 0], epoch_us, [(); 0], 0, 0, [(); 0], charges))
 }
 
 /// Four numbers a bucket.

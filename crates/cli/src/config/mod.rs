@@ -129,10 +129,11 @@ impl Config {
         let mut report = |key: String, problem: String| {
             problems.push(Problem { origin: Origin::Nowhere, key, problem });
         };
-        if let LimitsUrl::Redis(url) = &self.limits.url
-            && let Err(e) = paceline_limiter::redis::RedisClient::new(url.expose(), &self.broker.prefix)
-        {
-            report("limits.url".into(), e.to_string());
+        if let LimitsUrl::Redis(urls) = &self.limits.url {
+            let urls: Vec<&str> = urls.iter().map(|u| u.expose()).collect();
+            if let Err(e) = paceline_limiter::redis::RedisClient::of(&urls, self.limits.ca_pem.clone(), &self.broker.prefix) {
+                report("limits.url".into(), e.to_string());
+            }
         }
         if let StoreUrl::Postgres(url) = &self.store.url
             && let Err(e) = paceline_store::PostgresStore::new(url.expose(), paceline_store::Options::default())

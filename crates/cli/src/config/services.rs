@@ -56,12 +56,17 @@ pub struct LimitsConfig {
     pub reserve: f64,
     /// Part of every quota window kept for critical mail, 0 to 0.9.
     pub quota_reserve: f64,
+    /// How long a worker goes on by itself while Redis is away.
+    pub away: Duration,
+    /// Whose certificates Redis's is checked against over TLS, in PEM; the system's without.
+    pub ca_pem: Option<Vec<u8>>,
 }
 
 /// Who keeps the limits.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LimitsUrl {
-    Redis(Address),
+    /// At least one address; several are nodes of one Cluster.
+    Redis(Vec<Address>),
     /// The process itself: for a single worker.
     Local {
         /// The database of claims; without one they are kept in memory and forgotten at the end.
@@ -156,9 +161,26 @@ pub(super) fn limits(s: &Section<'_>, broker: Option<&BrokerUrl>) -> Option<Limi
     let read = |text: &str| match address::embedded(text, "local") {
         Some(_) if text == "local:" => Ok(LimitsUrl::Local { claims: beside.clone() }),
         Some(path) => Ok(LimitsUrl::Local { claims: Some(s.path(&path?)) }),
-        None => secured(address::redis(text)?, insecure).map(LimitsUrl::Redis),
+        None => secured(address::redis(text)?, insecure).map(|a| LimitsUrl::Redis(vec![a])),
     };
-    let url = one_url(s, LIMITS_URL, read);
+    let given = s.has_secret("url");
+    let listed = s.filled_list("url", |node| read(&values::text(node)?));
+    let filed = s.file("url").map(|text| urls_of_file(s, &text, read));
+    let default = || if given { Vec::new() } else { read(LIMITS_URL).into_iter().collect() };
+    let several: Vec<LimitsUrl> = listed.or(filed).unwrap_or_else(default);
+    let url = several.into_iter().reduce(|all, one| match (all, one) {
+        (LimitsUrl::Redis(mut all), LimitsUrl::Redis(one)) => {
+            all.extend(one);
+            LimitsUrl::Redis(all)
+        }
+        (all, _) => {
+            s.report(
+                if s.has("url") { "url" } else { "url_file" },
+                "local: stands alone: give one, or addresses of one Redis Cluster",
+            );
+            all
+        }
+    });
     if let Some(LimitsUrl::Local { claims: None }) = url {
         s.warn_self(
             "local: without a path keeps claims in memory: what was under way when the process ends may be sent twice; \
@@ -167,7 +189,9 @@ pub(super) fn limits(s: &Section<'_>, broker: Option<&BrokerUrl>) -> Option<Limi
     }
     let reserve = s.or("reserve", 0.2, values::number(0.0, 0.9));
     let quota_reserve = s.or("quota_reserve", 0.05, values::number(0.0, 0.9));
-    Some(LimitsConfig { url: url?, reserve, quota_reserve })
+    let away = s.or("away", Duration::from_secs(600), values::duration(Duration::ZERO, Duration::from_secs(86_400)));
+    let ca_pem = s.file("ca").map(String::into_bytes);
+    Some(LimitsConfig { url: url?, reserve, quota_reserve, away, ca_pem })
 }
 
 /// `paceline.db` → `paceline.claims.db`.

@@ -57,7 +57,7 @@ fn nothing_is_a_good_configuration() {
     let c = read("").unwrap();
     assert_eq!(amqp(&c)[0].expose(), "amqp://guest:guest@127.0.0.1:5672/%2f");
     assert_eq!((c.broker.prefix.as_str(), c.broker.max_message_bytes), ("paceline", 10 << 20));
-    assert!(matches!(&c.limits.url, LimitsUrl::Redis(a) if a.expose() == "redis://127.0.0.1:6379"));
+    assert!(matches!(&c.limits.url, LimitsUrl::Redis(a) if a[0].expose() == "redis://127.0.0.1:6379"));
     assert_eq!((c.limits.reserve, c.tail.burst, c.tail.rate.to_string()), (0.2, 20, "300/h".to_owned()));
     assert_eq!(c.retry, Policy::default());
     assert_eq!((c.worker.concurrency, c.worker.max_held_bytes), (64, 16 << 20));

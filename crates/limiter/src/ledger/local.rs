@@ -43,6 +43,14 @@ impl LocalLedger {
         LocalLedger { clock, ..self }
     }
 
+    /// What it says to a claim without taking it: `Some` where another ledger need not be asked.
+    pub(crate) fn answers(&self, claim: &Claim) -> Option<Claimed> {
+        self.with(claim, |stored, now| {
+            let answer = entry::claim(&mut Some(stored.clone()?), claim, now);
+            matches!(answer, Claimed::Done { .. } | Claimed::Held { .. } | Claimed::Conflict).then_some(answer)
+        })
+    }
+
     fn with<T>(&self, claim: &Claim, f: impl FnOnce(&mut Option<Entry>, u64) -> T) -> T {
         let now = self.clock.now_us();
         let forget_us = now.saturating_add(u64::try_from(self.window.as_micros()).unwrap_or(u64::MAX));

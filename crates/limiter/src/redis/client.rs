@@ -7,8 +7,8 @@ use std::{
 };
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
-    aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
+    ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
 };
 
 use crate::LimiterError;
@@ -27,7 +27,10 @@ pub struct RedisClient {
 }
 
 struct Inner {
-    client: Client,
+    /// Where to begin; at least one.
+    nodes: Vec<ConnectionInfo>,
+    /// Who vouches for them over TLS, in place of the system's roots.
+    ca_pem: Option<Vec<u8>>,
     tag: String,
     live: Mutex<Live>,
     connecting: tokio::sync::Mutex<Option<Failure>>,
@@ -38,6 +41,10 @@ struct Live {
     connection: Option<MultiplexedConnection>,
     /// Rises with every connection, so that a late failure does not discard a newer one.
     generation: u64,
+    /// The node of a Cluster that has the fleet's keys, as another one said.
+    moved: Option<ConnectionAddr>,
+    /// Which of the nodes is tried next.
+    turn: usize,
 }
 
 struct Failure {
@@ -50,15 +57,33 @@ impl RedisClient {
     /// or `unix:///path`. The process must have installed a rustls crypto provider before TLS is used.
     /// `prefix` tells fleets that share a server apart.
     pub fn new(url: &str, prefix: &str) -> Result<Self, LimiterError> {
+        Self::of(&[url], None, prefix)
+    }
+
+    /// The same with several addresses, of the nodes of one Cluster: one that answers is enough, it says which of them has
+    /// the fleet's keys. With `ca_pem`, TLS is checked against those certificates alone.
+    pub fn of(urls: &[&str], ca_pem: Option<Vec<u8>>, prefix: &str) -> Result<Self, LimiterError> {
         // The cause may quote the URL, and with it a password: it is not passed on.
         let bad_url = |_| LimiterError::Refused {
             reason: "`limits.url` is not a Redis URL such as redis://127.0.0.1:6379 or rediss://user:password@host".into(),
         };
-        let info: ConnectionInfo = url.into_connection_info().map_err(bad_url)?;
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = Client::open(info).map_err(bad_url)?;
+        let read = |url: &&str| {
+            let info: ConnectionInfo = url.into_connection_info()?;
+            Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+        };
+        let nodes = urls.iter().map(read).collect::<RedisResult<Vec<_>>>().map_err(bad_url)?;
+        for node in &nodes {
+            open(node.clone(), None).map_err(bad_url)?;
+        }
+        if nodes.is_empty() {
+            return Err(LimiterError::Refused { reason: "`limits.url` names no address".into() });
+        }
+        if let Some(pem) = &ca_pem {
+            let bad_ca = |_| LimiterError::Refused { reason: "`limits.ca_file` holds no certificate in PEM".into() };
+            open(nodes[0].clone(), Some(pem.clone())).map_err(bad_ca)?;
+        }
         let tag = format!("{{{}}}", prefix.replace(['{', '}'], "_"));
-        let inner = Inner { client, tag, live: Mutex::default(), connecting: tokio::sync::Mutex::default() };
+        let inner = Inner { nodes, ca_pem, tag, live: Mutex::default(), connecting: tokio::sync::Mutex::default() };
         Ok(RedisClient { inner: Arc::new(inner) })
     }
 
@@ -104,15 +129,38 @@ impl RedisClient {
     }
 
     async fn send(&self, call: &Cmd) -> Result<Value, Failed> {
+        match self.send_once(call).await {
+            // Nothing ran; the node that was named will take it.
+            Err(Failed::Moved) => match self.send_once(call).await {
+                Err(Failed::Moved) => Err(LimiterError::Unreachable { reason: "the Cluster moves its keys".into() }.into()),
+                other => other,
+            },
+            other => other,
+        }
+    }
+
+    async fn send_once(&self, call: &Cmd) -> Result<Value, Failed> {
         let (mut connection, generation) = self.connection().await?;
         let failed = match tokio::time::timeout(CALL_TIMEOUT, call.query_async(&mut connection)).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => Failed::from(&error),
+            Ok(Err(error)) => {
+                if error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
+                    && let Some((node, _)) = error.redirect_node()
+                    && let Some(addr) = self.node(node)
+                {
+                    let mut live = self.lock();
+                    if live.generation == generation {
+                        (live.connection, live.moved) = (None, Some(addr));
+                    }
+                    return Err(Failed::Moved);
+                }
+                Failed::from(&error)
+            }
             Err(_) => LimiterError::TimedOut { reason: format!("no answer within {CALL_TIMEOUT:?}") }.into(),
         };
         if !matches!(failed, Failed::NoScript | Failed::Error(LimiterError::Refused { .. })) {
             // Not worth keeping: dropped, demoted, or stuck behind whatever the server is doing.
-            let mut live = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut live = self.lock();
             if live.generation == generation {
                 live.connection = None;
             }
@@ -134,11 +182,12 @@ impl RedisClient {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(CONNECT_TIMEOUT));
-        let connect = self.inner.client.get_multiplexed_async_connection_with_config(&config);
+        let client = self.next_node();
+        let connect = async { client?.get_multiplexed_async_connection_with_config(&config).await };
         let error = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
             Ok(Ok(connection)) => {
                 *last = None;
-                let mut live = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut live = self.lock();
                 live.generation += 1;
                 live.connection = Some(connection.clone());
                 return Ok((connection, live.generation));
@@ -146,13 +195,66 @@ impl RedisClient {
             Ok(Err(error)) => LimiterError::Unreachable { reason: describe(&error) },
             Err(_) => LimiterError::Unreachable { reason: format!("no connection within {CONNECT_TIMEOUT:?}") },
         };
+        {
+            // Another node may answer, and knows where the keys are now.
+            let mut live = self.lock();
+            if live.moved.take().is_none() {
+                live.turn += 1;
+            }
+        }
         *last = Some(Failure { at: Instant::now(), error: error.clone() });
         Err(error)
     }
 
+    fn next_node(&self) -> RedisResult<Client> {
+        let (moved, turn) = {
+            let live = self.lock();
+            (live.moved.clone(), live.turn)
+        };
+        let node = self.inner.nodes[turn % self.inner.nodes.len()].clone();
+        let node = match moved {
+            Some(addr) => node.set_addr(addr),
+            None => node,
+        };
+        open(node, self.inner.ca_pem.clone())
+    }
+
+    /// The address that a node of the Cluster gave of another, reached in the same way.
+    fn node(&self, named: &str) -> Option<ConnectionAddr> {
+        let (host, port) = named.rsplit_once(':')?;
+        let (host, port) = (host.trim_matches(['[', ']']), port.parse().ok()?);
+        let turn = self.lock().turn;
+        match self.inner.nodes[turn % self.inner.nodes.len()].addr() {
+            ConnectionAddr::Tcp(same, _) => {
+                Some(ConnectionAddr::Tcp(if host.is_empty() { same.clone() } else { host.to_owned() }, port))
+            }
+            ConnectionAddr::TcpTls { host: same, insecure, tls_params, .. } => Some(ConnectionAddr::TcpTls {
+                host: if host.is_empty() { same.clone() } else { host.to_owned() },
+                port,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Live> {
+        self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn live(&self) -> Option<(MultiplexedConnection, u64)> {
-        let live = self.inner.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.lock();
         live.connection.clone().map(|c| (c, live.generation))
+    }
+}
+
+/// Nothing is sent yet.
+fn open(node: ConnectionInfo, ca_pem: Option<Vec<u8>>) -> RedisResult<Client> {
+    match ca_pem {
+        Some(pem) if matches!(node.addr(), ConnectionAddr::TcpTls { .. }) => {
+            Client::build_with_tls(node, TlsCertificates { client_tls: None, root_cert: Some(pem) })
+        }
+        _ => Client::open(node),
     }
 }
 
@@ -181,6 +283,8 @@ impl Script {
 
 enum Failed {
     NoScript,
+    /// Another node of the Cluster has the keys, and is known now.
+    Moved,
     Error(LimiterError),
 }
 
@@ -195,6 +299,7 @@ impl From<Failed> for LimiterError {
         match failed {
             Failed::Error(error) => error,
             Failed::NoScript => LimiterError::Refused { reason: "the server forgets its scripts".into() },
+            Failed::Moved => LimiterError::Unreachable { reason: "the Cluster moves its keys".into() },
         }
     }
 }

@@ -73,6 +73,21 @@ pub fn tell(state: &mut State, past: &[Seed], complete: bool, now_us: u64) -> Re
     Ok(())
 }
 
+/// Charges buckets what was granted without this limiter, by a worker that could not ask: it counts from now.
+pub fn charge(state: &mut State, spent: &[(BucketSpec, u64)], known_epoch_us: u64, now_us: u64) -> Result<(), LimiterError> {
+    let ask = Ask { buckets: spent.iter().map(|(bucket, _)| bucket.clone()).collect(), ..Ask::default() };
+    ask.check()?;
+    let epoch = state.epoch(known_epoch_us, false, now_us);
+    let mut call = Call::load(state, &ask, epoch, now_us);
+    let nobody: Arc<str> = "".into();
+    for (slot, (_, cost)) in call.slots.iter_mut().zip(spent).filter(|(slot, _)| !slot.is_slots()) {
+        slot.charge(&nobody, now_us, *cost, now_us);
+        slot.dirty = true;
+    }
+    call.save(state, &ask);
+    Ok(())
+}
+
 /// The buckets of one call, loaded.
 pub(super) struct Call {
     pub(super) now: u64,

@@ -196,6 +196,28 @@ impl State {
         }
     }
 
+    /// What was granted here and would be missing elsewhere: tokens that a rate lacks of its burst, what a window has
+    /// granted, calls under way.
+    pub(crate) fn owed(&self, key: &str, now: u64) -> u64 {
+        match self.buckets.get(key) {
+            None => 0,
+            Some(b) => match &b.more {
+                More::Rate => b.tat_us.saturating_sub(now).div_ceil(b.interval_us.max(1)),
+                More::Window(window) => window.spent(),
+                More::Slots(leases) => leases.used(),
+            },
+        }
+    }
+
+    /// What a window has granted, slot by slot.
+    #[cfg(test)]
+    pub(crate) fn slots_of(&self, key: &str) -> Vec<(u64, u64)> {
+        match self.buckets.get(key).map(|b| &b.more) {
+            Some(More::Window(window)) => window.slots(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) fn store(&mut self, key: &Arc<str>, mut bucket: Bucket, now: u64) {
         let needed_until = match &mut bucket.more {
             More::Rate => bucket.tat_us.max(now),

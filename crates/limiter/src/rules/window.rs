@@ -54,6 +54,23 @@ impl Window {
         (SPANS + 2) * self.width()
     }
 
+    /// What counts, as of the latest call.
+    pub(super) fn spent(&self) -> u64 {
+        self.total - self.base
+    }
+
+    /// What is remembered, slot by slot; as `each` of windows.lua.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> Vec<(u64, u64)> {
+        let mut sum = self.base;
+        let past = self.past.iter().map(|(slot, upto)| {
+            let cost = upto - sum;
+            sum = *upto;
+            (*slot, cost)
+        });
+        past.chain(self.ahead.iter().copied()).collect()
+    }
+
     /// Moves on: what is over goes to the past, what is too old is forgotten.
     pub(super) fn advance(&mut self, now: u64) {
         let current = now / self.width();

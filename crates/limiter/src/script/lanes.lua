@@ -49,6 +49,18 @@ for i = 1, #request[6] do
   if Windows.tell(windows[b], told) then dirty[b] = true end
 end
 
+-- What was granted without this limiter counts from now.
+for at = 1, #request[10], 2 do
+  local b, cost = request[10][at], request[10][at + 1]
+  if windows[b] then
+    Windows.charge(windows[b], now, cost)
+    dirty[b] = true
+  elseif not used[b] then
+    state[b][TAT] = max(state[b][TAT], now) + min(cost * T[b], MAX_DEBT)
+    dirty[b] = true
+  end
+end
+
 local function load_turns(known)
   local by_class = {}
   for class = 0, 3 do

@@ -5,7 +5,7 @@
 --
 -- KEYS[1] the epoch, KEYS[2] the newest generation among live workers (fleet.lua), KEYS[i + 2] bucket i.
 -- ARGV[1] msgpack {buckets, lanes, worker, held, epoch it knows or 0, seeds, 1 if the seeds are all there is,
---          generation or 0, changes}
+--          generation or 0, changes, charges}
 --   buckets  flat, four numbers each:
 --              rate    T, burst, reserve, 0, or 1 where accounts share it
 --              window  length, limit, reserve, 2
@@ -15,6 +15,7 @@
 --   held     {bucket, calls, ...}: what the worker has under way, of every bucket of slots that is asked about
 --   seeds    {bucket, {slot, cost, ...}, ...}: what was granted before the state was lost
 --   changes  {bucket, since or 0, closed until or 0, ...}
+--   charges  {bucket, cost, ...}: what a worker granted itself that could not ask
 -- ARGV[2] the time, for replaying a trace; without it, the server's
 -- reply    msgpack {now, epoch, 1 if its past is lost, {{{date - now, ...}, retry - now, bucket, why} a lane}}
 --          why 0 nothing denied, 1 date, 2 turn, 3 ticket, 4 gap, 5 quota, 6 concurrency, 7 closed

@@ -129,11 +129,23 @@ local Windows = (function()
     return true
   end
 
+  -- What is stored, as {slot, cost, ...}.
+  local function each(list)
+    local out, sum = {}, list[BASE]
+    for from = 1, #list[PAST], ENTRY_BYTES do
+      local slot, upto = unpack_at(ENTRY, list[PAST], from)
+      out[#out + 1], out[#out + 2] = slot, upto - sum
+      sum = upto
+    end
+    for at = PAST + 1, #list do out[#out + 1] = list[at] end
+    return out
+  end
+
   -- How long after a grant nothing of it counts any more.
   local function life(width) return (SPANS + 2) * width end
 
   return {
-    width_of = width_of, stored = stored, open = open, date = date, charge = charge, tell = tell, life = life,
+    width_of = width_of, stored = stored, open = open, date = date, charge = charge, tell = tell, life = life, each = each,
     origin_of = function(list) return list[ORIGIN] end,
   }
 end)()

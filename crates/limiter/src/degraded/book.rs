@@ -1,0 +1,180 @@
+//! Who is in the fleet, and which part of every limit is whose while it cannot see the others. `census.lua` says the
+//! same in Redis.
+//!
+//! Every worker holds a *share*, in millionths, that it may go by when it is cut off; all shares that anybody may
+//! believe in add up to at most one, so whatever is cut off from whatever, no limit is handed out twice. A worker whose
+//! heartbeat stopped keeps its share until it must have stopped by itself. Then it is *gone*: only windows leave its share
+//! out, for as long as they are, since what it sent still counts there; or until it is back and has told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// All of a limit, in the units of shares.
+pub const WHOLE: u64 = 1_000_000;
+
+/// Who is gone is remembered for so long: a little longer than any window that can be configured.
+pub(super) const GONE_US: u64 = 90_000_000_000;
+
+/// A worker says that it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    pub worker: Arc<str>,
+    /// It counts as live for so long.
+    pub life_us: u64,
+    /// How long it would go on by itself after that.
+    pub away_us: u64,
+    /// When it believes this to arrive, or 0: a beat that was held up on its way counts for nothing.
+    pub expected_us: u64,
+    pub late_us: u64,
+    /// The [`Census::since_us`] it was told, or 0.
+    pub since_us: u64,
+    /// The share it would go by now.
+    pub believes: u64,
+    pub version: u64,
+    /// Who it knows of, with their shares.
+    pub members: Vec<(Arc<str>, u64)>,
+}
+
+/// The answer to a [`Beat`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Census {
+    pub now_us: u64,
+    /// The beat came too late; nothing else here means anything.
+    pub late: bool,
+    /// When this state began.
+    pub since_us: u64,
+    pub version: u64,
+    /// Live workers, the asker included.
+    pub live: u64,
+    /// Shares of all others that are not heard of any more.
+    pub lost: u64,
+    /// Since when who is gone has stopped, and its share.
+    pub gone: Vec<(u64, u64)>,
+    /// The asker's own.
+    pub share: u64,
+    /// Everybody, where the version is not the one known.
+    pub members: Vec<(Arc<str>, u64)>,
+}
+
+/// The reference of `census.lua`.
+#[derive(Debug, Default)]
+pub struct Book {
+    since_us: Option<u64>,
+    version: u64,
+    members: BTreeMap<Arc<str>, Member>,
+    /// Since when, and its share.
+    gone: BTreeMap<Arc<str>, (u64, u64)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    until_us: u64,
+    forget_us: u64,
+    share: u64,
+}
+
+impl Book {
+    /// Takes a beat at `now`.
+    pub fn beat(&mut self, beat: &Beat, now: u64) -> Census {
+        if beat.expected_us > 0 && now > beat.expected_us + beat.late_us {
+            return Census { now_us: now, late: true, ..Census::default() };
+        }
+        let before = self.members.len();
+        for (name, m) in self.members.extract_if(.., |_, m| m.forget_us <= now).filter(|(_, m)| m.share > 0) {
+            self.gone.insert(name, (m.forget_us, m.share));
+        }
+        self.gone.retain(|name, (since, _)| *since + GONE_US > now && *name != beat.worker);
+        let mut changed = self.members.len() != before;
+        let since_us = *self.since_us.get_or_insert(now);
+        if beat.since_us > 0 && since_us > beat.since_us {
+            for (name, share) in beat.members.iter().filter(|(name, _)| *name != beat.worker) {
+                self.members.entry(name.clone()).or_insert_with(|| {
+                    changed = true;
+                    Member { until_us: 0, forget_us: now + beat.away_us, share: *share }
+                });
+            }
+        }
+        let others = || self.members.iter().filter(|(name, _)| **name != beat.worker).map(|(_, m)| m);
+        let live = 1 + others().filter(|m| m.until_us > now).count() as u64;
+        let lost: u64 = others().filter(|m| m.until_us <= now).map(|m| m.share).sum();
+        let taken: u64 = others().map(|m| m.share).sum();
+        let share = (WHOLE.saturating_sub(lost) / live).min(WHOLE.saturating_sub(taken));
+        let until_us = now + beat.life_us;
+        // Until it has said that it knows of its new share, it may go by the one before.
+        let me = Member { until_us, forget_us: until_us + beat.away_us, share: share.max(beat.believes) };
+        changed |= self.members.insert(beat.worker.clone(), me).is_none_or(|m| m.share != me.share);
+        self.version += u64::from(changed);
+        let members = match self.version == beat.version {
+            true => Vec::new(),
+            false => self.members.iter().map(|(name, m)| (name.clone(), m.share)).collect(),
+        };
+        let mut gone: Vec<(u64, u64)> = self.gone.values().copied().collect();
+        gone.sort_unstable();
+        Census { now_us: now, late: false, since_us, version: self.version, live, lost, gone, share, members }
+    }
+
+    /// Takes a worker out that has ended in order.
+    pub fn leave(&mut self, worker: &str) {
+        self.gone.remove(worker);
+        self.version += u64::from(self.members.remove(worker).is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(worker: &str, believes: u64) -> Beat {
+        Beat {
+            worker: worker.into(),
+            life_us: 4,
+            away_us: 100,
+            expected_us: 0,
+            late_us: 0,
+            since_us: 0,
+            believes,
+            version: 0,
+            members: vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_given_to_a_new_worker_is_first_given_back_by_the_others() {
+        let mut book = Book::default();
+        assert_eq!(book.beat(&beat("a", 0), 1).share, WHOLE);
+        assert_eq!(book.beat(&beat("b", 0), 1).share, 0);
+        assert_eq!(book.beat(&beat("a", WHOLE), 2).share, WHOLE / 2);
+        assert_eq!(book.beat(&beat("b", 0), 2).share, 0, "a may not have heard it");
+        assert_eq!(book.beat(&beat("a", WHOLE / 2), 3).share, WHOLE / 2);
+        assert_eq!(book.beat(&beat("b", 0), 3).share, WHOLE / 2);
+    }
+
+    #[test]
+    fn who_is_not_heard_of_keeps_its_share_until_it_is_forgotten() {
+        let mut book = Book::default();
+        for _ in 0..3 {
+            let a = book.beat(&beat("a", 0), 1).share;
+            book.beat(&beat("b", 0), 1);
+            book.beat(&beat("a", a), 1);
+        }
+        let census = book.beat(&beat("a", WHOLE / 2), 5);
+        assert_eq!((census.live, census.lost, census.share), (1, WHOLE / 2, WHOLE / 2));
+        let census = book.beat(&beat("a", WHOLE / 2), 105);
+        assert_eq!((census.live, census.lost, census.share, census.gone), (1, 0, WHOLE, vec![(105, WHOLE / 2)]));
+        assert_eq!(book.beat(&beat("b", 0), 106).gone, []);
+        book.leave("b");
+        book.leave("a");
+        assert_eq!(book.beat(&beat("c", 0), 106).share, WHOLE);
+    }
+
+    #[test]
+    fn a_late_beat_counts_for_nothing_and_a_new_state_hears_who_there_was() {
+        let mut book = Book::default();
+        let late = Beat { expected_us: 5, late_us: 2, ..beat("a", 0) };
+        assert!(!book.beat(&late, 7).late && book.beat(&late, 8).late);
+        let mut book = Book::default();
+        let members = vec![("a".into(), 1), ("b".into(), 400_000)];
+        let back = Beat { since_us: 3, members, ..beat("a", 0) };
+        let census = book.beat(&back, 9);
+        assert_eq!((census.live, census.lost, census.share, census.members.len()), (1, 400_000, 600_000, 2));
+    }
+}
