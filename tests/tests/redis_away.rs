@@ -1,5 +1,6 @@
 //! Redis is killed under load and comes back empty, and Redis is cut off from some of the workers only: mail goes on all
-//! the same, by shares, and over the whole run no span exceeds a limit on the dates of grants.
+//! the same, by shares, and over the whole run no span exceeds a limit on the dates of grants. One of the quotas is longer
+//! than the run: were it not told again to the empty Redis, nothing would go any more.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,6 +22,8 @@ struct Scale {
     /// So many of them lose Redis while the others keep it.
     cut: usize,
     account: Limit,
+    per_min: u64,
+    per_hour: u64,
     messages: usize,
     /// Sent by those without Redis before it comes back.
     alone: u64,
@@ -34,6 +37,8 @@ async fn mail_goes_on_without_redis_and_limits_hold() {
             workers: 3,
             cut: 1,
             account: Limit { per_s: 200, burst: 60 },
+            per_min: 10_000,
+            per_hour: 12_000,
             messages: 6_000,
             alone: 40,
             outage: Duration::from_secs(10),
@@ -42,6 +47,8 @@ async fn mail_goes_on_without_redis_and_limits_hold() {
             workers: 8,
             cut: 3,
             account: Limit { per_s: 500, burst: 100 },
+            per_min: 25_000,
+            per_hour: 100_000,
             messages: 60_000,
             alone: 200,
             outage: Duration::from_secs(20),
@@ -51,7 +58,10 @@ async fn mail_goes_on_without_redis_and_limits_hold() {
     let mut report = Report::new("redis_away");
     let section = |name: &str| format!("[[destination]]\nname = \"{name}\"\nrate = \"{}/s\"\n", destination.per_s);
     let fleet = Fleet::start(Plan {
-        account: &format!("rate = \"{}/s\"\nburst = {}", of.account.per_s, of.account.burst),
+        account: &format!(
+            "rate = \"{}/s\"\nburst = {}\nquota = [\"{}/min\", \"{}/h\"]",
+            of.account.per_s, of.account.burst, of.per_min, of.per_hour
+        ),
         more: &format!(
             "{}{}{}[tail]\nrate = \"{}/s\"\nburst = {}\n",
             section("google"),
@@ -126,6 +136,8 @@ async fn mail_goes_on_without_redis_and_limits_hold() {
     let grants = events::grants(&heard);
     let worst = windows::worst_excess(&grants, of.account);
     report.check("account: worst window of grant dates, millionths over", worst, "≤ 0", worst <= 0);
+    let most = most_within(&grants, 60_000_000);
+    report.check("account: most within a minute", most, format!("≤ {}", of.per_min), most <= of.per_min);
     for (name, _) in DOMAINS {
         let grants = events::grants(heard.iter().filter(|e| e.destination == name));
         let worst = windows::worst_excess(&grants, destination);
@@ -176,6 +188,22 @@ async fn goes_on(fleet: &Fleet, before: &BTreeMap<String, u64>, pods: &[&Pod], m
         pods.iter().all(|pod| of(&now, pod) >= of(before, pod) + more)
     })
     .await;
+}
+
+/// The largest sum of costs in any span of that length.
+fn most_within(grants: &[windows::Use], length_us: u64) -> u64 {
+    let mut uses = grants.to_vec();
+    uses.sort_unstable();
+    let (mut first, mut sum, mut most) = (0, 0, 0);
+    for &(date, cost) in &uses {
+        sum += cost;
+        while uses[first].0 + length_us < date {
+            sum -= uses[first].1;
+            first += 1;
+        }
+        most = most.max(sum);
+    }
+    most
 }
 
 fn longest_silence_s(grants: &[windows::Use]) -> f64 {

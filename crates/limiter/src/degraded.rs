@@ -153,6 +153,15 @@ impl Inner {
                 self.guard().settled(told.is_ok());
                 if told.is_ok() { 0 } else { PROBE_US }
             }
+            Step::Seed(past) => {
+                let told = self.seed(&past).await;
+                match &told {
+                    Ok(()) => tracing::warn!(quotas = past.len(), "limits: Redis was told what it had lost of quotas"),
+                    Err(error) => tracing::warn!(%error, "limits: Redis could not be told what it had lost of quotas"),
+                }
+                self.guard().seeded(told.is_ok());
+                0
+            }
             Step::Beat(beat) => {
                 let census = self.beat(&beat).await;
                 if let Err(error) = &census {
@@ -169,7 +178,7 @@ impl Inner {
     }
 
     async fn beat(&self, beat: &Beat) -> Result<Census, LimiterError> {
-        let numbers = [beat.life_us, beat.away_us, beat.expected_us, beat.late_us, beat.since_us, beat.believes, beat.version];
+        let numbers = [beat.life_us, beat.away_us, beat.expected_us, beat.late_us, beat.since_us, beat.believes, beat.version, beat.saw_us];
         let mut args = vec!["beat".to_owned(), beat.worker.to_string()];
         args.extend(numbers.map(|n| n.to_string()));
         // Only a younger state needs them, and nobody knows before.
@@ -180,11 +189,11 @@ impl Inner {
     async fn census(&self, args: &[String]) -> Result<Census, LimiterError> {
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
         let bytes = self.client.run(&self.census, &[self.client.key("members", "")], &args).await?;
-        type Reply = (u64, u8, u64, u64, u64, u64, u64, Vec<(String, u64)>, Vec<(u64, u64)>);
-        let (now_us, late, since_us, version, live, lost, share, members, mut gone): Reply = decode(&bytes)?;
+        type Reply = (u64, u8, u64, u64, u64, u64, u64, u64, u64, Vec<(String, u64)>, Vec<(u64, u64)>);
+        let (now_us, late, since_us, version, live, lost, share, saw_us, untold, members, mut gone): Reply = decode(&bytes)?;
         gone.sort_unstable();
         let members = members.into_iter().map(|(name, share)| (name.into(), share)).collect();
-        Ok(Census { now_us, late: late != 0, since_us, version, live, lost, gone, share, members })
+        Ok(Census { now_us, late: late != 0, since_us, version, live, lost, gone, share, saw_us, untold, members })
     }
 
     /// Calls under way first: they take nothing that is not there.
@@ -200,6 +209,13 @@ impl Inner {
         Ok(())
     }
 
+    async fn seed(&self, past: &[Seed]) -> Result<(), LimiterError> {
+        for some in past.chunks(64) {
+            self.limiter.seed(some, false).await?;
+        }
+        Ok(())
+    }
+
     async fn look_at_windows(&self) {
         let (windows, mode) = {
             let guard = self.guard();
@@ -208,15 +224,16 @@ impl Inner {
         if mode != Mode::Shared || windows.is_empty() {
             return;
         }
-        let keys: Vec<String> = windows.iter().map(|w| self.client.key("limit", &w.key)).collect();
+        let mut keys: Vec<String> = windows.iter().map(|w| self.client.key("limit", &w.key)).collect();
+        keys.push(self.client.key("members", ""));
         let lengths: Vec<String> = windows.iter().map(|w| length(w).to_string()).collect();
         let args: Vec<&[u8]> = lengths.iter().map(String::as_bytes).collect();
-        let read = async { decode::<(u64, Vec<Vec<u64>>)>(&self.client.run(&self.levels, &keys, &args).await?) };
+        let read = async { decode::<(u64, u64, Vec<Vec<u64>>)>(&self.client.run(&self.levels, &keys, &args).await?) };
         match read.await {
-            Ok((now_us, found)) => {
+            Ok((now_us, since_us, found)) => {
                 let pairs = |flat: Vec<u64>| flat.chunks_exact(2).map(|c| (c[0], c[1])).collect();
                 let slots: HashMap<_, _> = windows.into_iter().zip(found).map(|(w, flat)| (w.key, pairs(flat))).collect();
-                self.guard().seen(Levels { now_us, slots });
+                self.guard().seen(Levels { now_us, since_us, slots });
             }
             Err(error) => tracing::debug!(%error, "limits: quotas could not be looked at"),
         }

@@ -189,7 +189,7 @@ pub(super) fn limits(s: &Section<'_>, broker: Option<&BrokerUrl>) -> Option<Limi
     }
     let reserve = s.or("reserve", 0.2, values::number(0.0, 0.9));
     let quota_reserve = s.or("quota_reserve", 0.05, values::number(0.0, 0.9));
-    let away = s.or("away", Duration::from_secs(600), values::duration(Duration::ZERO, Duration::from_secs(86_400)));
+    let away = s.or("away", Duration::from_secs(120), values::duration(Duration::ZERO, Duration::from_secs(86_400)));
     let ca_pem = s.file("ca").map(String::into_bytes);
     Some(LimitsConfig { url: url?, reserve, quota_reserve, away, ca_pem })
 }

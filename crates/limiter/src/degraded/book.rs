@@ -30,6 +30,8 @@ pub struct Beat {
     /// The share it would go by now.
     pub believes: u64,
     pub version: u64,
+    /// When the limiter last answered it, or 0.
+    pub saw_us: u64,
     /// Who it knows of, with their shares.
     pub members: Vec<(Arc<str>, u64)>,
 }
@@ -51,6 +53,10 @@ pub struct Census {
     pub gone: Vec<(u64, u64)>,
     /// The asker's own.
     pub share: u64,
+    /// When a state before this one was last seen, by those who knew it and have said so.
+    pub saw_us: u64,
+    /// So many knew it and have not.
+    pub untold: u64,
     /// Everybody, where the version is not the one known.
     pub members: Vec<(Arc<str>, u64)>,
 }
@@ -63,6 +69,9 @@ pub struct Book {
     members: BTreeMap<Arc<str>, Member>,
     /// Since when, and its share.
     gone: BTreeMap<Arc<str>, (u64, u64)>,
+    saw_us: u64,
+    /// Who knew a state before this one, and whether it has said so.
+    knew: BTreeMap<Arc<str>, bool>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +95,10 @@ impl Book {
         let mut changed = self.members.len() != before;
         let since_us = *self.since_us.get_or_insert(now);
         if beat.since_us > 0 && since_us > beat.since_us {
+            self.saw_us = self.saw_us.max(beat.saw_us.min(since_us));
+            self.knew.insert(beat.worker.clone(), true);
             for (name, share) in beat.members.iter().filter(|(name, _)| *name != beat.worker) {
+                self.knew.entry(name.clone()).or_default();
                 self.members.entry(name.clone()).or_insert_with(|| {
                     changed = true;
                     Member { until_us: 0, forget_us: now + beat.away_us, share: *share }
@@ -109,7 +121,14 @@ impl Book {
         };
         let mut gone: Vec<(u64, u64)> = self.gone.values().copied().collect();
         gone.sort_unstable();
-        Census { now_us: now, late: false, since_us, version: self.version, live, lost, gone, share, members }
+        let untold = self.knew.values().filter(|said| !**said).count() as u64;
+        let (version, saw_us) = (self.version, self.saw_us);
+        Census { now_us: now, late: false, since_us, version, live, lost, gone, share, saw_us, untold, members }
+    }
+
+    #[cfg(test)]
+    pub(super) fn since_us(&self) -> u64 {
+        self.since_us.unwrap_or(0)
     }
 
     /// Takes a worker out that has ended in order.
@@ -133,6 +152,7 @@ mod tests {
             since_us: 0,
             believes,
             version: 0,
+            saw_us: 0,
             members: vec![],
         }
     }
@@ -173,8 +193,13 @@ mod tests {
         assert!(!book.beat(&late, 7).late && book.beat(&late, 8).late);
         let mut book = Book::default();
         let members = vec![("a".into(), 1), ("b".into(), 400_000)];
-        let back = Beat { since_us: 3, members, ..beat("a", 0) };
+        let back = Beat { since_us: 3, saw_us: 6, members, ..beat("a", 0) };
         let census = book.beat(&back, 9);
         assert_eq!((census.live, census.lost, census.share, census.members.len()), (1, 400_000, 600_000, 2));
+        assert_eq!((census.saw_us, census.untold), (6, 1));
+        let census = book.beat(&Beat { since_us: 3, saw_us: 7, ..beat("b", 0) }, 10);
+        assert_eq!((census.saw_us, census.untold), (7, 0));
+        let census = book.beat(&Beat { since_us: 9, saw_us: 11, ..beat("b", 0) }, 12);
+        assert_eq!((census.saw_us, census.untold), (7, 0), "that was here");
     }
 }

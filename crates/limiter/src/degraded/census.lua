@@ -1,12 +1,14 @@
 -- Who is in the fleet, and which part of every limit is whose while it cannot see the others. As src/degraded/book.rs.
 --
 -- KEYS[1] a hash: 'w:' + worker -> "until forget share", 'g:' + who is gone -> "since share", '@since' -> when it began,
---         '@version' -> rises with changes.
+--         '@version' -> rises with changes, '@saw' -> when one before this was last seen, 'k:' + who knew one before
+--         this -> 1 when it has said so itself.
 -- ARGV    'leave', worker
---         'beat', worker, life, away, expected or 0, late, since or 0, share it believes, version it knows, name, share, ...
+--         'beat', worker, life, away, expected or 0, late, since or 0, share it believes, version it knows, when it
+--         last had an answer or 0, name, share, ...
 --         Times in microseconds, shares in millionths. The names are who it knew of: told in case this state is new.
--- reply   msgpack {now, 1 if the beat came late and counts for nothing, since, version, live, lost share, share, members,
---         gone}
+-- reply   msgpack {now, 1 if the beat came late and counts for nothing, since, version, live, lost share, share, saw, who
+--         knew and has not said so, members, gone}
 local WHOLE, DAYS, GONE = 1000000, 172800000, 90000000000
 local key, what, me = KEYS[1], ARGV[1], 'w:' .. ARGV[2]
 local floor, max, min = math.floor, math.max, math.min
@@ -17,20 +19,23 @@ local function text(number) return string.format('%.0f', number) end
 if what == 'leave' then
   redis.call('HDEL', key, 'g:' .. ARGV[2])
   if redis.call('HDEL', key, me) == 1 then redis.call('HINCRBY', key, '@version', 1) end
-  return cmsgpack.pack({now, 0, 0, 0, 0, 0, 0, {}, {}})
+  return cmsgpack.pack({now, 0, 0, 0, 0, 0, 0, 0, 0, {}, {}})
 end
 
 local life, away, expected, late = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local knows, believes, version_known = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-if expected > 0 and now > expected + late then return cmsgpack.pack({now, 1, 0, 0, 0, 0, 0, {}, {}}) end
+if expected > 0 and now > expected + late then return cmsgpack.pack({now, 1, 0, 0, 0, 0, 0, 0, 0, {}, {}}) end
 
 local members, since, version, changed, gone = {}, nil, 0, false, {}
+local saw, knew = 0, {}
 redis.call('HDEL', key, 'g:' .. ARGV[2])
 local flat = redis.call('HGETALL', key)
 for i = 1, #flat, 2 do
   local name, value = flat[i], flat[i + 1]
   if name == '@since' then since = tonumber(value)
   elseif name == '@version' then version = tonumber(value)
+  elseif name == '@saw' then saw = tonumber(value)
+  elseif string.sub(name, 1, 2) == 'k:' then knew[name] = value == '1'
   elseif string.sub(name, 1, 2) == 'g:' then
     local from, share = string.match(value, '^(%d+) (%d+)$')
     from, share = tonumber(from), tonumber(share)
@@ -62,8 +67,15 @@ end
 
 -- Younger than what this worker knew: whoever else it knew may be sending by itself.
 if knows > 0 and since > knows then
-  for i = 10, #ARGV, 2 do
-    local name = 'w:' .. ARGV[i]
+  saw = max(saw, min(tonumber(ARGV[10]), since))
+  knew['k:' .. ARGV[2]] = true
+  redis.call('HSET', key, '@saw', text(saw), 'k:' .. ARGV[2], 1)
+  for i = 11, #ARGV, 2 do
+    local name, known = 'w:' .. ARGV[i], 'k:' .. ARGV[i]
+    if knew[known] == nil then
+      knew[known] = false
+      redis.call('HSET', key, known, 0)
+    end
     if name ~= me and not members[name] then write(name, {0, now + away, tonumber(ARGV[i + 1])}) end
   end
 end
@@ -81,8 +93,9 @@ write(me, {now + life, now + life + away, max(share, believes)})
 if changed then version = redis.call('HINCRBY', key, '@version', 1) end
 redis.call('PEXPIRE', key, DAYS)
 
-local list = {}
+local untold, list = 0, {}
+for _, said in pairs(knew) do if not said then untold = untold + 1 end end
 if version ~= version_known then
   for name, entry in pairs(members) do list[#list + 1] = {string.sub(name, 3), entry[3]} end
 end
-return cmsgpack.pack({now, 0, since, version, live, lost, share, list, gone})
+return cmsgpack.pack({now, 0, since, version, live, lost, share, saw, untold, list, gone})

@@ -9,7 +9,7 @@ use super::{
     book::{Beat, Census},
     scale::{self, Scaled},
 };
-use crate::{Ask, BucketSpec, CALL_TIMEOUT_US, GRANT_LIFE_US, Kind, LimiterError, Reply, rules};
+use crate::{Ask, BucketSpec, CALL_TIMEOUT_US, GRANT_LIFE_US, Kind, LimiterError, Reply, Seed, bucket::slot_width, rules};
 
 /// Between two heartbeats.
 pub const BEAT_US: u64 = 1_000_000;
@@ -71,6 +71,8 @@ pub(super) enum Step {
         spent: Vec<(BucketSpec, u64)>,
         epoch_us: u64,
     },
+    /// Tell its windows what they had granted before it lost its state.
+    Seed(Vec<Seed>),
     /// The last dates have not come yet.
     Wait,
 }
@@ -79,6 +81,8 @@ pub(super) enum Step {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Levels {
     pub(super) now_us: u64,
+    /// Of the state that began then.
+    pub(super) since_us: u64,
     pub(super) slots: HashMap<Arc<str>, Vec<(u64, u64)>>,
 }
 
@@ -98,6 +102,10 @@ pub(super) struct Guard {
     /// Windows that lanes ask about.
     windows: HashMap<Arc<str>, Asked>,
     levels: Levels,
+    /// What was last seen of windows in a state that is lost, until the one after it is told; and how often that failed.
+    remembered: Option<(Levels, u32)>,
+    /// When the limiter last answered an ask, on its clock.
+    saw_us: u64,
     alone: Option<Alone>,
     returning: bool,
     /// Nothing is asked for before this: the state it found may be an emptied one.
@@ -146,6 +154,8 @@ impl Guard {
             past_lost: false,
             windows: HashMap::new(),
             levels: Levels::default(),
+            remembered: None,
+            saw_us: 0,
             alone: None,
             returning: false,
             first_us: 0,
@@ -225,6 +235,7 @@ impl Guard {
     pub(super) fn answered(&mut self, reply: &Reply, at: u64) {
         (self.epoch_us, self.past_lost) = (reply.epoch_us, reply.lost);
         self.clock = Some((reply.now_us, at));
+        self.saw_us = self.saw_us.max(reply.now_us);
     }
 
     fn grant_alone(&mut self, ask: &Ask, now_us: u64, at: u64) -> Result<Reply, LimiterError> {
@@ -268,12 +279,8 @@ impl Guard {
         let mut state = rules::State::new();
         rules::decide(&mut state, &Ask::default(), now_us)?;
         let gap_us = now_us.saturating_sub(self.levels.now_us) + GRANT_LIFE_US;
-        // A window that stands for an unknown past has nothing to give.
-        let seen = self.windows.iter().filter(|(key, _)| !self.past_lost && self.levels.slots.contains_key(*key));
-        let unseen = |(key, asked): (&Arc<str>, &Asked)| {
-            let most = asked.rate.map_or(u64::MAX, |(interval_us, burst)| gap_us / interval_us.max(1) + burst.max(LARGEST));
-            (key.clone(), most)
-        };
+        let seen = self.windows.iter().filter(|(key, _)| self.levels.slots.contains_key(*key));
+        let unseen = |(key, asked): (&Arc<str>, &Asked)| (key.clone(), asked.most_within(gap_us).unwrap_or(u64::MAX));
         Ok(Alone {
             state,
             since_us: now_us,
@@ -318,8 +325,14 @@ impl Guard {
     }
 
     /// What they were found to have granted.
-    pub(super) fn seen(&mut self, levels: Levels) {
-        if levels.now_us >= self.levels.now_us {
+    pub(super) fn seen(&mut self, mut levels: Levels) {
+        // Whether that state has a past is known from the first answer on.
+        let current = self.epoch_us > 0 && self.view.as_ref().is_some_and(|v| v.census.since_us == levels.since_us);
+        if self.past_lost {
+            // Of what is not there nobody has told the past.
+            levels.slots.retain(|_, slots| !slots.is_empty());
+        }
+        if current && levels.now_us >= self.levels.now_us {
             self.levels = levels;
         }
     }
@@ -339,7 +352,41 @@ impl Guard {
                 None => self.beat(at),
             };
         }
-        if self.probing || self.alone.is_some() { Step::Probe } else { self.beat(at) }
+        if self.probing || self.alone.is_some() {
+            return Step::Probe;
+        }
+        self.past().map_or_else(|| self.beat(at), Step::Seed)
+    }
+
+    /// What to tell a limiter that has lost its state, once all who knew it are back or have had the time to be: what
+    /// this worker saw last of each window, and what anybody may have been granted of it after that.
+    fn past(&self) -> Option<Vec<Seed>> {
+        let ((levels, _), census) = (self.remembered.as_ref()?, &self.view.as_ref()?.census);
+        // Of one that is not back nobody knows for how long it saw the limiter.
+        let (last_us, wait_us) = match census.untold {
+            0 => (census.saw_us, FIRST_US),
+            _ => (census.since_us, 3 * FIRST_US),
+        };
+        if census.now_us < census.since_us + wait_us {
+            return None;
+        }
+        let gap_us = last_us.saturating_sub(levels.now_us) + GRANT_LIFE_US;
+        let seed = |(key, slots): (&Arc<str>, &Vec<(u64, u64)>)| {
+            let asked = self.windows.get(key)?;
+            let Kind::Window { length_us, limit, .. } = asked.spec.kind else { return None };
+            let most = asked.most_within(gap_us)?.min(limit);
+            let spent = slots.iter().map(|(slot, cost)| (slot * slot_width(length_us), *cost));
+            Some(Seed { window: asked.spec.clone(), spent: spent.chain([(last_us, most)]).collect() })
+        };
+        Some(levels.slots.iter().filter_map(seed).collect())
+    }
+
+    /// The limiter has been told, or could not be.
+    pub(super) fn seeded(&mut self, told: bool) {
+        match &mut self.remembered {
+            Some((_, failed)) if !told && *failed < 3 => (*failed, self.probing) = (*failed + 1, true),
+            _ => self.remembered = None,
+        }
     }
 
     fn beat(&mut self, at: u64) -> Step {
@@ -356,6 +403,7 @@ impl Guard {
             since_us: known.map_or(0, |c| c.since_us),
             believes,
             version: known.map_or(0, |c| c.version),
+            saw_us: self.saw_us,
             members: known.map(|c| c.members.clone()).unwrap_or_default(),
         })
     }
@@ -374,6 +422,11 @@ impl Guard {
         }
         if self.view.is_none() {
             self.first_us = census.since_us + FIRST_US;
+        }
+        if self.view.as_ref().is_some_and(|v| v.census.since_us < census.since_us) {
+            let levels = std::mem::take(&mut self.levels);
+            self.remembered = (levels.now_us > 0).then_some((levels, 0));
+            self.past_lost = true;
         }
         if let Some(before) = self.view.take()
             && before.census.version == census.version
@@ -401,6 +454,13 @@ impl Guard {
             true => self.alone = None,
             false => (self.probing, self.returning) = (true, false),
         }
+    }
+}
+
+impl Asked {
+    /// What can be granted of it within such a time; `None`: nobody knows.
+    fn most_within(&self, time_us: u64) -> Option<u64> {
+        self.rate.map(|(interval_us, burst)| time_us / interval_us.max(1) + burst.max(LARGEST))
     }
 }
 

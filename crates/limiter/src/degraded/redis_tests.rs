@@ -53,13 +53,14 @@ async fn the_census_of_redis_is_that_of_the_book() {
                 since_us: u64::from(n < 3),
                 believes: known[w].0,
                 version: known[w].1,
+                saw_us: rng.random_range(0..5),
                 members: vec![("w9".into(), 100_000), ("w1".into(), 50_000)],
             };
             let (theirs, ours) = (guarded.inner.beat(&beat).await.unwrap(), book.beat(&beat, 1_000_000 + n));
             let told = |c: &super::Census| {
                 let mut members = c.members.clone();
                 members.sort();
-                (c.late, c.version, c.live, c.lost, c.share, c.gone.len(), members)
+                (c.late, c.version, c.live, c.lost, c.share, c.gone.len(), c.saw_us, c.untold, members)
             };
             assert_eq!(told(&theirs), told(&ours), "seed {seed}, beat {n}");
             known[w] = (ours.share, ours.version);
@@ -79,6 +80,7 @@ fn beat_of(worker: &str) -> Beat {
         since_us: 0,
         believes: WHOLE,
         version: 0,
+        saw_us: 0,
         members: vec![],
     }
 }
@@ -127,11 +129,11 @@ async fn a_worker_alone_sees_what_windows_have_granted() {
     let quota = BucketSpec { key: "account:a:quota:min".into(), kind: window, narrow: false };
     guarded.inner.limiter.charge(&[(quota.clone(), 7)], 0).await.unwrap();
     guarded.inner.limiter.charge(&[(quota.clone(), 5)], 0).await.unwrap();
-    let keys = [guarded.inner.client.key("limit", &quota.key), guarded.inner.client.key("limit", "nothing")];
+    let keys = [guarded.inner.client.key("limit", &quota.key), guarded.inner.client.key("limit", "nothing"), guarded.inner.client.key("members", "")];
     let length: &[u8] = b"60000000";
     let bytes = guarded.inner.client.run(&guarded.inner.levels, &keys, &[length, length]).await.unwrap();
-    let (now_us, found): (u64, Vec<Vec<u64>>) = crate::wire::decode(&bytes).unwrap();
-    assert!(now_us > 0 && found[1].is_empty());
+    let (now_us, since_us, found): (u64, u64, Vec<Vec<u64>>) = crate::wire::decode(&bytes).unwrap();
+    assert!(now_us > 0 && since_us == 0 && found[1].is_empty());
     assert_eq!(found[0].chunks(2).map(|slot| slot[1]).sum::<u64>(), 12);
 }
 

@@ -12,7 +12,7 @@ use super::{
     scale::Scaled,
 };
 use crate::{
-    Ask, BucketSpec, CALL_TIMEOUT_US, Held, Kind, LaneAsk, Reply,
+    Ask, BucketSpec, CALL_TIMEOUT_US, Held, Kind, LaneAsk, Reply, Seed,
     rules::{self, State},
 };
 
@@ -47,6 +47,7 @@ enum Question {
     Levels,
     Probe,
     Settle(Ask, Vec<(BucketSpec, u64)>, u64),
+    Seed(Vec<Seed>),
 }
 
 #[derive(Debug)]
@@ -101,6 +102,8 @@ struct Fleet {
     sent: Vec<(u64, u64, u64, u64, bool)>,
     /// Nobody sees Redis until then, new workers neither.
     down_until: u64,
+    /// Windows that were told what they had lost.
+    told: u64,
 }
 
 impl Fleet {
@@ -116,6 +119,7 @@ impl Fleet {
             workers: vec![],
             sent: vec![],
             down_until: 0,
+            told: 0,
         };
         for _ in 0..fleet.rng.random_range(2..6) {
             fleet.join();
@@ -201,9 +205,14 @@ impl Fleet {
             Question::Levels => {
                 let window = &buckets()[2];
                 let slots = self.redis.slots_of(&window.key);
-                Answer::Levels(Levels { now_us: now, slots: [(window.key.clone(), slots)].into() })
+                Answer::Levels(Levels { now_us: now, since_us: self.book.since_us(), slots: [(window.key.clone(), slots)].into() })
             }
             Question::Probe => Answer::Probe(now),
+            Question::Seed(past) => {
+                rules::tell(&mut self.redis, past, false, now).unwrap();
+                self.told += past.len() as u64;
+                Answer::Settle
+            }
             Question::Settle(held, spent, epoch) => {
                 rules::decide(&mut self.redis, held, now).unwrap();
                 rules::charge(&mut self.redis, spent, *epoch, now).unwrap();
@@ -267,6 +276,10 @@ impl Fleet {
                 guard.settled(answer.is_some());
                 wait = 0;
             }
+            (Question::Seed(_), answer) => {
+                guard.seeded(answer.is_some());
+                wait = 0;
+            }
             (Question::Ask(_), _) => unreachable!("handled above"),
         }
         worker.step_due = now + wait;
@@ -286,6 +299,7 @@ impl Fleet {
                 Step::Beat(beat) => Some(Question::Beat(beat)),
                 Step::Probe => Some(Question::Probe),
                 Step::Settle { held, spent, epoch_us } => Some(Question::Settle(held, spent, epoch_us)),
+                Step::Seed(past) => Some(Question::Seed(past)),
                 Step::Wait => None,
             };
             if let Some(body) = body {
@@ -434,7 +448,7 @@ fn most_within(sent: &[(u64, u64)], length: u64) -> u64 {
 #[test]
 fn bounds_hold_whatever_is_cut_off_from_whatever() {
     let runs = std::env::var("PACELINE_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
-    let (mut shared, mut by_itself) = (0, 0);
+    let (mut shared, mut by_itself, mut told) = (0, 0, 0);
     for seed in 0..runs {
         let mut fleet = Fleet::new(seed);
         fleet.run(240);
@@ -472,7 +486,8 @@ fn bounds_hold_whatever_is_cut_off_from_whatever() {
         }
         shared += fleet.sent.iter().filter(|s| !s.4).count() as u64;
         by_itself += fleet.sent.iter().filter(|s| s.4).count() as u64;
+        told += fleet.told;
     }
     // The runs are worth nothing where they do not go everywhere.
-    assert!(shared > runs * 2_000 && by_itself > runs * 50, "{shared} shared, {by_itself} alone");
+    assert!(shared > runs * 2_000 && by_itself > runs * 50 && told > runs / 4, "{shared} shared, {by_itself} alone, {told} told");
 }

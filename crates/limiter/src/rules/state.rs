@@ -8,7 +8,7 @@ use super::{
     said::{Said, Saying},
     window::{Origin, Window},
 };
-use crate::{BucketSpec, Change, Kind, MAX_DEBT_US};
+use crate::{BucketSpec, Change, Kind, MAX_DEBT_US, bucket::slot_width};
 
 /// All buckets of one fleet.
 #[derive(Debug, Default)]
@@ -169,23 +169,21 @@ impl State {
                 }
             },
             Kind::Window { length_us, limit, .. } => {
-                let known = known.filter(|b| match &b.more {
-                    // What stood for an unknown past is void once the past is known.
-                    More::Window(w) => w.origin != Origin::Unknown || epoch.past == Past::Lost,
-                    _ => false,
-                });
                 let was_known = known.is_some();
                 let mut b = known.cloned().unwrap_or_else(|| {
                     let window = if foreign {
                         Window::new(length_us, now, limit, Origin::Found)
                     } else if epoch.past == Past::Lost && epoch.at_us + length_us > now {
-                        Window::new(length_us, epoch.at_us, limit, Origin::Unknown)
+                        Window::new(length_us, now, 0, Origin::Unknown(epoch.at_us / slot_width(length_us)))
                     } else {
                         Window::new(length_us, now, 0, Origin::Found)
                     };
                     Bucket::new(0, 0, More::Window(window))
                 });
                 if let More::Window(window) = &mut b.more {
+                    if epoch.past != Past::Lost {
+                        window.found();
+                    }
                     window.advance(now);
                 }
                 (b, was_known)

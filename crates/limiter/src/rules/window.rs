@@ -17,8 +17,8 @@ pub(super) enum Origin {
     Found,
     /// Somebody told it.
     Told,
-    /// It is lost: the window stands for spent.
-    Unknown,
+    /// It is lost up to this slot: the window is closed until that is too old to count.
+    Unknown(u64),
 }
 
 /// What is remembered of a window. Sums count every grant since the window was last empty.
@@ -62,18 +62,25 @@ impl Window {
     /// What is remembered, slot by slot; as `each` of windows.lua.
     #[cfg(test)]
     pub(super) fn slots(&self) -> Vec<(u64, u64)> {
+        let lost = match self.origin {
+            Origin::Unknown(slot) => Some((slot, 1_000_000_000_000)),
+            Origin::Found | Origin::Told => None,
+        };
         let mut sum = self.base;
         let past = self.past.iter().map(|(slot, upto)| {
             let cost = upto - sum;
             sum = *upto;
             (*slot, cost)
         });
-        past.chain(self.ahead.iter().copied()).collect()
+        lost.into_iter().chain(past).chain(self.ahead.iter().copied()).collect()
     }
 
     /// Moves on: what is over goes to the past, what is too old is forgotten.
     pub(super) fn advance(&mut self, now: u64) {
         let current = now / self.width();
+        if matches!(self.origin, Origin::Unknown(slot) if current > slot + SPANS) {
+            self.origin = Origin::Found;
+        }
         if current <= self.current {
             return;
         }
@@ -101,6 +108,10 @@ impl Window {
     /// From when on `need` fits under `limit`; past every horizon where it never does.
     pub(super) fn date(&self, need: u64, limit: u64, now: u64) -> u64 {
         let want = (self.total + need).saturating_sub(limit);
+        let now = match self.origin {
+            Origin::Unknown(slot) => now.max((slot + SPANS + 1) * self.width()),
+            Origin::Found | Origin::Told => now,
+        };
         if want <= self.base {
             return now;
         }
@@ -123,6 +134,13 @@ impl Window {
         now.max((slot + SPANS + 1) * self.width())
     }
 
+    /// What was lost is known now.
+    pub(super) fn found(&mut self) {
+        if matches!(self.origin, Origin::Unknown(_)) {
+            self.origin = Origin::Found;
+        }
+    }
+
     pub(super) fn charge(&mut self, date_us: u64, cost: u64) {
         let slot = (date_us / self.width()).max(self.current);
         self.total += cost;
@@ -140,18 +158,15 @@ impl Window {
                 *costs.entry(slot).or_default() += cost;
             }
         };
-        match self.origin {
-            Origin::Told => return false,
-            Origin::Unknown => {}
-            Origin::Found => {
-                let mut sum = self.base;
-                for &(slot, upto) in &self.past {
-                    add(slot, upto - sum);
-                    sum = upto;
-                }
-                self.ahead.iter().for_each(|&(slot, cost)| add(slot, cost));
-            }
+        if self.origin == Origin::Told {
+            return false;
         }
+        let mut sum = self.base;
+        for &(slot, upto) in &self.past {
+            add(slot, upto - sum);
+            sum = upto;
+        }
+        self.ahead.iter().for_each(|&(slot, cost)| add(slot, cost));
         told.iter().for_each(|(slot, cost)| add((*slot).min(self.current), *cost));
         (self.total, self.base, self.origin) = (0, 0, Origin::Told);
         self.past.clear();

@@ -133,16 +133,15 @@ end
 
 local function load_window(raw, length, limit)
   local s = stored(raw, -length, -length)
-  -- What stood for an unknown past is void once the past is known.
-  if s and Windows.origin_of(s[MORE]) == UNKNOWN and past ~= '!' then s = nil end
+  if s and past ~= '!' then Windows.found(s[MORE]) end
   local known = s and true or false
   if not s then
-    local width, at, spent, origin = Windows.width_of(length), now, 0, FOUND
-    -- Not ours: all of it may have been spent just now. The past is lost: or when the state began.
+    local width, spent, origin = Windows.width_of(length), 0, FOUND
+    -- Not ours: all of it may have been spent just now. The past is lost: or before the state began.
     if s == false then spent = limit
-    elseif past == '!' and epoch + length > now then at, spent, origin = epoch, limit, UNKNOWN end
+    elseif past == '!' and epoch + length > now then origin = floor(epoch / width) end
     s = fresh(-length, 0)
-    s[MORE] = Windows.stored(width, at, spent, origin)
+    s[MORE] = Windows.stored(width, now, spent, origin)
   end
   return s, known
 end

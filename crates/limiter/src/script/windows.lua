@@ -3,16 +3,18 @@
 -- Time goes in slots of a 200th of the length, counted from 1970. In a span of the length that ends in slot s lie slots
 -- s - SPANS to s, so whatever was granted after slot s - SPANS - 1 counts, the oldest slot whole.
 --
--- Stored as {CUR, TOTAL, BASE, ORIGIN, PAST, slot, cost, slot, cost ...}. TOTAL is the sum of all grants since the window
+-- Stored as {CUR, TOTAL, BASE, ORIGIN, PAST, slot, cost, slot, cost ...}. ORIGIN is FOUND, TOLD, or the slot before whose
+-- end is lost what was granted: the window is closed until that is too old to count. TOTAL is the sum of all grants since the window
 -- was last empty, BASE that up to the newest slot too old to count. PAST holds, packed, {slot, sum at its end} of the
 -- slots before CUR; what is dated in CUR and later follows slot by slot.
 
-local FOUND, TOLD, UNKNOWN = 0, 1, 2
+local FOUND, TOLD = 0, 1
 
 local Windows = (function()
   local SPANS = 200
   local CUR, TOTAL, BASE, ORIGIN, PAST = 1, 2, 3, 4, 5
   local ENTRY, ENTRY_BYTES = '<I6I6', 12
+  local LOST = 1000000000000
   local floor, max, min = math.floor, math.max, math.min
   local pack, unpack_at = struct.pack, struct.unpack
 
@@ -29,6 +31,7 @@ local Windows = (function()
   local function open(list, width, limit, now)
     local window = {list = list, width = width, limit = limit}
     local cur = floor(now / width)
+    if list[ORIGIN] > TOLD and cur > list[ORIGIN] + SPANS then list[ORIGIN] = FOUND end
     if cur <= list[CUR] then return window end
     local sum, last = list[TOTAL], #list
     for at = PAST + 2, last, 2 do sum = sum - list[at] end
@@ -59,6 +62,7 @@ local Windows = (function()
   local function date(window, need, now)
     local list, width = window.list, window.width
     local want = list[TOTAL] + need - window.limit
+    if list[ORIGIN] > TOLD then now = max(now, (list[ORIGIN] + SPANS + 1) * width) end
     if want <= list[BASE] then return now end
     if want > list[TOTAL] then return now + (SPANS + 1) * width end
     local past = list[PAST]
@@ -106,15 +110,13 @@ local Windows = (function()
         costs[slot] = costs[slot] + cost
       end
     end
-    if list[ORIGIN] == FOUND then
-      local sum = list[BASE]
-      for from = 1, #list[PAST], ENTRY_BYTES do
-        local slot, upto = unpack_at(ENTRY, list[PAST], from)
-        add(slot, upto - sum)
-        sum = upto
-      end
-      for at = PAST + 1, #list, 2 do add(list[at], list[at + 1]) end
+    local before = list[BASE]
+    for from = 1, #list[PAST], ENTRY_BYTES do
+      local slot, upto = unpack_at(ENTRY, list[PAST], from)
+      add(slot, upto - before)
+      before = upto
     end
+    for at = PAST + 1, #list, 2 do add(list[at], list[at + 1]) end
     for at = 1, #told, 2 do add(min(told[at], cur), told[at + 1]) end
     table.sort(order)
     local new, over, sum = {cur, 0, 0, TOLD, ''}, {}, 0
@@ -129,9 +131,10 @@ local Windows = (function()
     return true
   end
 
-  -- What is stored, as {slot, cost, ...}.
+  -- What is stored, as {slot, cost, ...}; what is lost counts for more than any limit.
   local function each(list)
     local out, sum = {}, list[BASE]
+    if list[ORIGIN] > TOLD then out = {list[ORIGIN], LOST} end
     for from = 1, #list[PAST], ENTRY_BYTES do
       local slot, upto = unpack_at(ENTRY, list[PAST], from)
       out[#out + 1], out[#out + 2] = slot, upto - sum
@@ -146,7 +149,8 @@ local Windows = (function()
 
   return {
     width_of = width_of, stored = stored, open = open, date = date, charge = charge, tell = tell, life = life, each = each,
-    origin_of = function(list) return list[ORIGIN] end,
+    -- What was lost is known now.
+    found = function(list) if list[ORIGIN] > TOLD then list[ORIGIN] = FOUND end end,
   }
 end)()
 
