@@ -244,7 +244,7 @@ impl Guard {
             self.alone = Some(alone);
         }
         let (levels, Some(alone)) = (&self.levels, &mut self.alone) else { return Ok(scale::nothing(ask, now_us, now_us)) };
-        let scaled = Scaled::new(ask, true, now_us, |bucket| match bucket.kind {
+        let mut scaled = Scaled::new(ask, true, now_us, |bucket| match bucket.kind {
             Kind::Window { .. } => {
                 let (seen, unseen) = (levels.slots.get(&bucket.key)?, alone.unseen.get(&bucket.key).copied()?);
                 scale::allowance(bucket.kind, seen, unseen_left(unseen, bucket, alone.since_us, now_us), alone.share, now_us)
@@ -258,6 +258,8 @@ impl Guard {
                 Kind::Window { .. } => true,
             }),
         });
+        // Its own state has no past, and none that is lost.
+        scaled.ask.epoch_us = 0;
         let reply = rules::decide(&mut alone.state, &scaled.ask, now_us)?;
         for (lane, answer) in scaled.ask.lanes.iter().zip(&reply.lanes).filter(|(_, answer)| !answer.dates_us.is_empty()) {
             let last = answer.dates_us.iter().copied().max().unwrap_or(now_us);
