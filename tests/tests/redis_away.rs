@@ -78,13 +78,14 @@ async fn mail_goes_on_without_redis_and_limits_hold() {
         let class = ["high", "normal", "normal", "low"][i / 4 % 4];
         Mail::new(&format!("m{i}"), class, &format!("u{i}@{}", DOMAINS[i % 4].1))
     });
-    publish(&*fleet.broker(), mails).await;
     let (mut proxies, mut workers) = (vec![], vec![]);
     for n in 0..of.workers {
         let proxy = Proxy::to(("127.0.0.1", fleet.redis.port())).await;
         workers.push(fleet.worker_with(&format!("w{n}"), &[("PACELINE__LIMITS__URL", &proxy.url(&fleet.redis.url()))]).await);
         proxies.push(proxy);
     }
+    // Now, so that each of them holds some of it.
+    publish(&*fleet.broker(), mails).await;
     let all: Vec<&Pod> = workers.iter().collect();
     sent(&fleet, of.account.per_s * 3).await;
 
