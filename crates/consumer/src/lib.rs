@@ -178,7 +178,7 @@ impl Worker {
         let (workers_sender, workers) = watch::channel(1);
         let heartbeat = CancellationToken::new();
         tokio::spawn(beat(cx.clone(), fleet.clone(), workers_sender, heartbeat.clone()));
-        let learning = tokio::spawn(Learning::new(cx.clone(), signals, keep).run(heartbeat.clone()));
+        let learning = tokio::spawn(Learning::new(cx.clone(), signals, keep, limits_receiver.clone()).run(heartbeat.clone()));
         let busy = Arc::new(AtomicUsize::new(0));
         let lane_tasks = commands
             .into_iter()
