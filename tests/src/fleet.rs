@@ -147,6 +147,11 @@ impl Fleet {
         self.configuration = self.configuration.replace(before, now);
     }
 
+    /// Writes the configuration as it is now where the pod reads it.
+    pub fn configure(&self, pod: &Pod) {
+        self.config_of(&pod.name);
+    }
+
     /// Runs a command to its end.
     ///
     /// # Panics

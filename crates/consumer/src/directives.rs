@@ -26,6 +26,8 @@ pub(crate) struct Follower {
     limits: watch::Sender<Arc<Limits>>,
     /// The rates in force that operators have set.
     rates: Rates,
+    /// The pauses in force.
+    paused: Vec<PauseScope>,
 }
 
 impl Follower {
@@ -36,7 +38,7 @@ impl Follower {
     ) -> Follower {
         let settings = cx.current.subscribe();
         let known = settings.borrow().clone();
-        Follower { cx, directives, settings, known, limits, rates: Rates::new() }
+        Follower { cx, directives, settings, known, limits, rates: Rates::new(), paused: vec![] }
     }
 
     /// Runs until the worker is gone.
@@ -68,6 +70,11 @@ impl Follower {
             self.cx.to_engine(Input::Limits(limits));
             self.rates = rates;
             self.known = settings.clone();
+        }
+        let paused: Vec<PauseScope> = orders.pauses_at(now).map(|pause| pause.scope.clone()).collect();
+        if paused != self.paused {
+            tracing::info!(pauses = paused.len(), "pauses have changed");
+            self.paused = paused;
         }
         let effects = effects(&orders, &self.rates, &settings, now);
         self.cx.to_engine(Input::Stand { source: Source::Ordered, effects });

@@ -555,7 +555,8 @@ impl Engine {
                     tracing::info!(
                         lane = &*lane.key,
                         binding = &*hint.bucket,
-                        wait_s = wait.as_secs(),
+                        // Nobody knows for how long, where an operator has paused it.
+                        wait_s = (hint.retry_at_us < u64::MAX / 2).then(|| wait.as_secs()),
                         "lane rests; its mail waits in the broker"
                     );
                 }

@@ -176,7 +176,7 @@ impl Worker {
         let (workers_sender, workers) = watch::channel(1);
         let heartbeat = CancellationToken::new();
         tokio::spawn(beat(cx.clone(), fleet.clone(), workers_sender, heartbeat.clone()));
-        let learning = tokio::spawn(Learning::new(cx.clone(), signals, keep).run(heartbeat.clone()));
+        let learning = tokio::spawn(Learning::new(cx.clone(), signals, keep, limits_receiver.clone()).run(heartbeat.clone()));
         let lanes = Arc::new(Lanes::new(cx.clone(), intake, limits_receiver, fleet.clone(), workers));
         for destination in classifier.destinations().names().iter().cloned().chain([TAIL.into()]) {
             Class::ALL.into_iter().for_each(|class| drop(lanes.open(Some(Lane::new(class, destination.clone())))));

@@ -22,6 +22,8 @@ pub(crate) struct Limits {
     pub(crate) version: u64,
     /// What tells the fleet that workers have the same.
     pub(crate) digest: Arc<str>,
+    /// The rates among them that operators have set.
+    pub(crate) rates: Rates,
     accounts: Vec<PerAccount>,
     /// Over all accounts, by destination.
     fleet: HashMap<Arc<str>, BucketSpec>,
@@ -93,6 +95,7 @@ impl Limits {
         Limits {
             version,
             digest: generation::digest(settings, rates),
+            rates: rates.clone(),
             accounts,
             fleet,
             tenants: named("tenant", &settings.tenants),

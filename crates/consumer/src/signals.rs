@@ -22,7 +22,10 @@ use paceline_limiter::{
     LimiterError,
     signals::{Answer, MAX_COUNTS, Signals},
 };
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::keep::{Keep, KeepError, Kept};
@@ -36,6 +39,7 @@ use crate::{
     context::Context,
     engine::Input,
     item::Item,
+    limits::Limits,
     metrics::{ChangeLabels, ScopeLabels},
     settings::Settings,
     standing::{Effect, Source},
@@ -57,9 +61,9 @@ const MORE: Duration = Duration::from_secs(30);
 pub(crate) struct Learning {
     cx: Arc<Context>,
     memory: Arc<dyn Signals>,
+    /// Anew with every configuration read anew, and with every order.
+    limits: watch::Receiver<Arc<Limits>>,
     view: View,
-    /// What `view` was made by.
-    settings: Arc<Settings>,
     keeper: Keeper,
     blocks: Blocks,
     /// Lost by the shared memory, and not yet put back.
@@ -71,18 +75,25 @@ pub(crate) struct Learning {
 }
 
 impl Learning {
-    pub(crate) fn new(cx: Arc<Context>, memory: Arc<dyn Signals>, keep: Option<Arc<dyn Keep>>) -> Learning {
-        let settings = cx.current.borrow().clone();
+    pub(crate) fn new(
+        cx: Arc<Context>,
+        memory: Arc<dyn Signals>,
+        keep: Option<Arc<dyn Keep>>,
+        mut limits: watch::Receiver<Arc<Limits>>,
+    ) -> Learning {
+        let rates = limits.borrow_and_update().rates.clone();
+        let settings = cx.current();
+        let (view, keep_counts) = (View::new(&settings, &rates), keep_counts(&settings));
         Learning {
             cx,
             memory,
-            view: View::new(&settings),
-            keep_counts: kept_for(&settings),
-            settings,
+            limits,
+            view,
             keeper: Keeper::new(keep),
             blocks: Blocks::new(),
             again: Vec::new(),
             said: HashMap::new(),
+            keep_counts,
             stale: false,
         }
     }
@@ -90,13 +101,13 @@ impl Learning {
     /// Runs until it is stopped, then reports a last time.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
-            let began = Instant::now();
-            let settings = self.cx.current.borrow().clone();
-            if !Arc::ptr_eq(&settings, &self.settings) {
-                self.view.reread(&settings);
-                self.keep_counts = kept_for(&settings);
-                self.settings = settings;
+            if self.limits.has_changed().unwrap_or(false) {
+                let rates = self.limits.borrow_and_update().rates.clone();
+                let settings = self.cx.current();
+                self.keep_counts = keep_counts(&settings);
+                self.view.reread(&settings, &rates);
             }
+            let began = Instant::now();
             let (news, blocks, urgent) = self.cx.tally.take();
             let busy = !news.is_empty();
             blocks.into_iter().for_each(|(of, until)| {
@@ -277,8 +288,8 @@ impl Learning {
     }
 }
 
-/// How long counts are of use.
-fn kept_for(settings: &Settings) -> Duration {
+/// Counts older than this tell nothing any more.
+fn keep_counts(settings: &Settings) -> Duration {
     settings.circuit.window.max(Duration::from_micros(LOOK_BACK_US)) + MORE
 }
 

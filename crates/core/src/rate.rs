@@ -68,6 +68,16 @@ impl Rate {
         self.micro_units as f64 / self.per.micros() as f64
     }
 
+    /// So many a second and hardly less, in the unit of time it reads best in: to show what is known as a number only.
+    /// `None` for what is no rate.
+    pub fn about(per_second: f64) -> Option<Rate> {
+        let hundredths = |per: Per| (per_second * per.micros() as f64 / 1e6 * 100.0 + 1e-6).floor();
+        let per = [Per::Second, Per::Hour, Per::Day].into_iter().find(|per| hundredths(*per) >= 100.0);
+        // Finite and bounded: what is above the largest rate is no rate, like what is not a number.
+        let per = per.filter(|_| per_second <= 1e6)?;
+        Some(Rate { micro_units: hundredths(per) as u64 * 10_000, per })
+    }
+
     /// Whole units in one second, at least 1: the default burst.
     pub fn one_second(self) -> u32 {
         (self.as_per_second().floor() as u32).max(1)
@@ -152,6 +162,17 @@ impl<'de> Deserialize<'de> for Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_as_a_rate() {
+        let about = |per_s: f64| Rate::about(per_s).map(|r| r.to_string());
+        for (per_s, want) in [(100.0, "100/s"), (3.337, "3.33/s"), (0.05, "180/h"), (1.0 / 86_400.0, "1/d"), (1e6, "1000000/s")] {
+            assert_eq!(about(per_s).as_deref(), Some(want));
+        }
+        for no_rate in [0.0, -1.0, 1e-9, 2e6, f64::NAN, f64::INFINITY] {
+            assert_eq!(about(no_rate), None, "{no_rate}");
+        }
+    }
 
     #[test]
     fn interval_rounds_up_so_that_the_rate_is_never_exceeded() {

@@ -155,6 +155,11 @@ impl Process {
         self.signal(Signal::SIGTERM);
     }
 
+    /// Tells it to read its configuration anew.
+    pub fn hangup(&mut self) {
+        self.signal(Signal::SIGHUP);
+    }
+
     /// Kills it; it is gone on return.
     pub async fn kill9(&mut self) {
         self.group.signal_all(Signal::SIGKILL);

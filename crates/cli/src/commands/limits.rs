@@ -1,11 +1,13 @@
 //! `paceline limits`: the limits in force and what set them; rates that operators set.
 
+mod learnt;
+mod shown;
+
 use std::{collections::HashMap, time::SystemTime};
 
 use clap::{Args, Subcommand};
 use paceline_core::{LimitName, LimitOrder, Rate, Timestamp};
 use paceline_store::{Standing, Which};
-use serde::Serialize;
 
 use super::{
     cancel::moment,
@@ -13,7 +15,7 @@ use super::{
     pause::{destinations, missing},
 };
 use crate::{
-    config::{Config, Limit},
+    config::Config,
     exit::Failure,
     output::{self, Format},
     services,
@@ -131,50 +133,6 @@ fn known(config: &Config, name: &LimitName) -> Result<(), Failure> {
     }
 }
 
-/// One limit, as it is shown.
-#[derive(Debug, Serialize)]
-struct Shown {
-    name: LimitName,
-    /// `None`: nothing paces it.
-    in_force: Option<Rate>,
-    set_by: SetBy,
-    configured: Option<Rate>,
-    burst: Option<u32>,
-    quota: Vec<Rate>,
-    concurrency: Option<u32>,
-    ordered: Option<Ordered>,
-    /// What pauses it now, such as `account main`.
-    paused_by: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum SetBy {
-    Configured,
-    Ordered,
-    Nobody,
-}
-
-impl SetBy {
-    const fn as_str(self) -> &'static str {
-        match self {
-            SetBy::Configured => "configured",
-            SetBy::Ordered => "ordered",
-            SetBy::Nobody => "-",
-        }
-    }
-}
-
-/// What an operator has set.
-#[derive(Debug, Clone, Serialize)]
-struct Ordered {
-    rate: Rate,
-    since: Timestamp,
-    until: Option<Timestamp>,
-    by: String,
-    note: Option<String>,
-}
-
 async fn show(config: &Config, args: &ShowArgs, format: Format) -> Result<(), Failure> {
     if let Some(name) = &args.name {
         known(config, name)?;
@@ -183,7 +141,8 @@ async fn show(config: &Config, args: &ShowArgs, format: Format) -> Result<(), Fa
     let orders: HashMap<LimitName, Standing<LimitOrder>> =
         store.limit_orders(Which::InForce).await?.into_iter().map(|o| (o.order.name.clone(), o)).collect();
     let pauses: Vec<String> = store.pauses(Which::InForce).await?.into_iter().map(|p| p.order.scope.to_string()).collect();
-    let mut shown = all(config, &orders, &pauses);
+    let memory = learnt::Memory::new(store.learnt().await?, Timestamp::from(SystemTime::now()));
+    let mut shown = shown::all(config, &orders, &pauses, &memory);
     if let Some(name) = &args.name {
         // Of a destination: through each account.
         shown.retain(|s| {
@@ -191,102 +150,15 @@ async fn show(config: &Config, args: &ShowArgs, format: Format) -> Result<(), Fa
                 || matches!((&s.name, name), (LimitName::Pair { destination, .. }, LimitName::Destination(d)) if destination == d)
         });
     }
-    output::list(
-        format,
-        &shown,
-        &["LIMIT", "IN FORCE", "SET BY", "CONFIGURED", "BURST", "QUOTA", "CALLS", "UNTIL", "PAUSED", "BY", "NOTE"],
-        row,
-    )?;
+    output::list(format, &shown, &shown::COLUMNS, shown::row)?;
     Ok(())
-}
-
-/// Every limit there is.
-fn all(config: &Config, orders: &HashMap<LimitName, Standing<LimitOrder>>, pauses: &[String]) -> Vec<Shown> {
-    let ordered = |names: &[LimitName]| {
-        names.iter().find_map(|name| orders.get(name)).map(|o| Ordered {
-            rate: o.order.rate,
-            since: o.order.since,
-            until: o.order.until,
-            by: o.by.clone(),
-            note: o.note.clone(),
-        })
-    };
-    let shown = |names: &[LimitName], limit: Option<Limit>, quota: &[Rate], concurrency: Option<u32>, paused_by: Vec<String>| {
-        let (configured, ordered) = (limit.map(|l| l.rate), ordered(names));
-        let set_by = match (&ordered, configured) {
-            (Some(_), _) => SetBy::Ordered,
-            (None, Some(_)) => SetBy::Configured,
-            (None, None) => SetBy::Nobody,
-        };
-        Shown {
-            name: names[0].clone(),
-            in_force: ordered.as_ref().map(|o| o.rate).or(configured),
-            set_by,
-            configured,
-            burst: limit.map(|l| l.burst),
-            quota: quota.to_vec(),
-            concurrency,
-            ordered,
-            paused_by,
-        }
-    };
-    let paused = |wanted: &[String]| -> Vec<String> { pauses.iter().filter(|p| wanted.contains(p)).cloned().collect() };
-    let mut out = vec![];
-    for account in &config.accounts {
-        let scope = format!("account {}", account.name);
-        let name = LimitName::Account(account.name.clone());
-        out.push(shown(&[name], account.limit, &account.quota, account.fleet_concurrency, paused(&[scope])));
-    }
-    for account in &config.accounts {
-        for d in &config.destinations {
-            let pair = LimitName::Pair { account: account.name.clone(), destination: d.name.clone() };
-            let names = [pair, LimitName::Destination(d.name.clone())];
-            let paused = paused(&[format!("account {}", account.name), format!("destination {}", d.name)]);
-            out.push(shown(&names, d.limit, &d.quota, d.concurrency, paused));
-        }
-    }
-    for d in &config.destinations {
-        let name = LimitName::Fleet(d.name.clone());
-        if d.fleet.is_some() || orders.contains_key(&name) {
-            out.push(shown(&[name], d.fleet, &[], None, paused(&[format!("destination {}", d.name)])));
-        }
-    }
-    out.push(shown(&[LimitName::Tail], Some(config.tail), &[], None, paused(&["destination tail".to_owned()])));
-    for tenant in &config.tenants {
-        out.push(shown(&[LimitName::Tenant(tenant.name.to_lowercase())], tenant.limit, &tenant.quota, None, vec![]));
-    }
-    for sender in &config.senders {
-        out.push(shown(&[LimitName::Sender(sender.name.to_lowercase())], sender.limit, &sender.quota, None, vec![]));
-    }
-    out
-}
-
-fn row(s: &Shown) -> Vec<String> {
-    fn or_dash<T: ToString>(value: Option<T>) -> String {
-        value.map_or_else(|| "-".to_owned(), |v| v.to_string())
-    }
-    let several = |all: Vec<String>| if all.is_empty() { "-".to_owned() } else { all.join(", ") };
-    let ordered = s.ordered.as_ref();
-    vec![
-        s.name.to_string(),
-        or_dash(s.in_force),
-        s.set_by.as_str().to_owned(),
-        or_dash(s.configured),
-        or_dash(s.burst),
-        several(s.quota.iter().map(ToString::to_string).collect()),
-        or_dash(s.concurrency),
-        or_dash(ordered.and_then(|o| o.until)),
-        several(s.paused_by.clone()),
-        or_dash(ordered.map(|o| &o.by)),
-        or_dash(ordered.and_then(|o| o.note.as_ref())),
-    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config() -> Config {
+    pub(super) fn config() -> Config {
         let text = r#"
             [classify]
             presets = false
@@ -324,43 +196,5 @@ mod tests {
         for name in ["account:free", "destination:google", "account:free/destination:google", "tail", "tenant:ACME"] {
             assert!(known(&config(), &name.parse().unwrap()).is_ok(), "{name}");
         }
-    }
-
-    #[test]
-    fn what_is_in_force_and_what_set_it() {
-        let order = |name: &str, rate: &str| {
-            let name: LimitName = name.parse().unwrap();
-            let order =
-                LimitOrder { name: name.clone(), rate: rate.parse().unwrap(), since: Timestamp::from_secs(1), until: None };
-            let order = Standing { id: "l-1".into(), order, by: "ann".into(), note: None, removed_at: None, removed_by: None };
-            (name, order)
-        };
-        let orders =
-            [order("destination:google", "2/s"), order("account:free/destination:google", "9/s"), order("fleet:google", "3/s")];
-        let shown = all(&config(), &orders.into(), &["account free".to_owned(), "class low".to_owned()]);
-        let told: Vec<_> = shown
-            .iter()
-            .map(|s| {
-                let rate = s.in_force.map_or_else(|| "-".to_owned(), |r| r.to_string());
-                format!("{} {rate} {} {}", s.name, s.set_by.as_str(), s.paused_by.join("+"))
-            })
-            .collect();
-        assert_eq!(
-            told,
-            [
-                "account:main 100/s configured ",
-                "account:free - - account free",
-                "account:main/destination:google 2/s ordered ",
-                "account:free/destination:google 9/s ordered account free",
-                "fleet:google 3/s ordered ",
-                "tail 300/h configured ",
-                "tenant:acme 1/s configured ",
-            ]
-        );
-        let json = serde_json::to_value(&shown[0]).unwrap();
-        assert_eq!(
-            (&json["in_force"], &json["set_by"], &json["quota"][0]),
-            (&"100/s".into(), &"configured".into(), &"1000/h".into())
-        );
     }
 }

@@ -51,16 +51,20 @@ impl Rates {
     }
 
     /// The destination as it is through the account.
-    pub(super) fn destination(&self, account: &str, of: &Destination) -> Destination {
-        let limit = instead(of.limit, self.of_pair(account, &of.name));
-        Destination { limit, ..of.clone() }
+    pub(crate) fn destination(&self, account: &str, of: &Destination) -> Destination {
+        let ordered = self.of_pair(account, &of.name);
+        let max_rate = of.max_rate.filter(|_| ordered.is_none());
+        Destination { limit: instead(of.limit, ordered), max_rate, ..of.clone() }
     }
 
-    /// The settings with all rates in place, but for those of destinations by account.
-    pub(super) fn over(&self, settings: &Settings) -> Settings {
+    /// The settings with all rates in place, but for those of destinations by account. What is ordered is the ceiling of
+    /// what may be learnt, too.
+    pub(crate) fn over(&self, settings: &Settings) -> Settings {
         let mut all = settings.clone();
         for account in &mut all.accounts {
-            account.limit = instead(account.limit, self.of_account(&account.name));
+            let ordered = self.of_account(&account.name);
+            account.max_rate = account.max_rate.filter(|_| ordered.is_none());
+            account.limit = instead(account.limit, ordered);
         }
         for destination in &mut all.destinations {
             destination.fleet = instead(destination.fleet, self.of(LimitName::Fleet(destination.name.to_string())));

@@ -20,6 +20,7 @@ use super::{
     tally::{Blocks, News},
 };
 use crate::{
+    limits::Rates,
     settings::{Limit, Settings},
     standing::Effect,
 };
@@ -55,7 +56,9 @@ pub(super) struct Account {
 }
 
 impl View {
-    pub(super) fn new(settings: &Settings) -> View {
+    /// Of accounts that are configured so, with the rates that operators have set.
+    pub(super) fn new(settings: &Settings, rates: &Rates) -> View {
+        let settings = &rates.over(settings);
         let start = |d: &crate::settings::Destination| Some((d.name.clone(), d.warmup_start?.as_per_second()));
         let starts: BTreeMap<Arc<str>, f64> = settings.destinations.iter().filter_map(start).collect();
         let account = |a: &crate::settings::Account| Account {
@@ -67,6 +70,7 @@ impl View {
                 destinations: settings
                     .destinations
                     .iter()
+                    .map(|d| rates.destination(&a.name, d))
                     .map(|d| (d.name.clone(), pace(d.limit, d.max_rate, d.concurrency)))
                     .collect(),
             },
@@ -78,11 +82,11 @@ impl View {
         View { accounts: settings.accounts.iter().map(account).collect() }
     }
 
-    /// The configuration has been read anew; what is known stays.
-    pub(super) fn reread(&mut self, settings: &Settings) {
-        let before = std::mem::replace(self, View::new(settings));
-        for (a, before) in self.accounts.iter_mut().zip(before.accounts) {
-            (a.version, a.learnt) = (before.version, before.learnt);
+    /// Goes by other limits and policies from now on; what is known of the same accounts stays.
+    pub(super) fn reread(&mut self, settings: &Settings, rates: &Rates) {
+        let before = std::mem::replace(self, View::new(settings, rates));
+        for (account, before) in self.accounts.iter_mut().zip(before.accounts) {
+            (account.version, account.learnt) = (before.version, before.learnt);
         }
     }
 

@@ -142,3 +142,24 @@ fn a_block_closes_its_destination_until_it_is_closed() {
     view.block(&mut blocks, &mut nothing, NOW);
     assert!(nothing.is_empty() && blocks.is_empty());
 }
+
+#[test]
+fn an_order_is_where_rates_start_and_end_and_what_was_learnt_stays() {
+    let mut settings = crate::limits::tests::settings();
+    settings.accounts[0].max_rate = Some("150/s".parse().unwrap());
+    let order = |name: &str, rate: &str| (name.parse().unwrap(), rate.parse().unwrap());
+    let mut view = View::new(&settings, &Rates::new());
+    let rates = |view: &View| [None, google()].map(|of| view.accounts[0].rate(&of, NOW).unwrap());
+    let mut learnt = Learnt::default();
+    learnt.pace.rate_per_s = Some(140.0);
+    view.take(0, &answer(1, &[(None, learnt), (google(), learnt)]));
+    assert_eq!(rates(&view), [140.0, 50.0]);
+    view.reread(&settings, &[order("account:main", "300/s"), order("destination:google", "90/s")].into_iter().collect());
+    assert_eq!(rates(&view), [140.0, 90.0], "the ceiling is the order's");
+    let pace = |of: &Of| (view.accounts[0].pace(of).start_per_s, view.accounts[0].pace(of).ceiling_per_s);
+    assert_eq!((pace(&None), pace(&google())), ((300.0, 300.0), (90.0, 90.0)));
+    view.reread(&settings, &[order("account:main", "20/s")].into_iter().collect());
+    assert_eq!(rates(&view), [20.0, 50.0]);
+    view.reread(&settings, &Rates::new());
+    assert_eq!(rates(&view), [140.0, 50.0], "as before the orders");
+}
