@@ -43,7 +43,7 @@ fn check_config() {
 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
-    std::fs::write(&file, "[broker]\nurll = 1\n[tail]\nrate = \"often\"\n[circuit]\nopen = \"9s\"\n").unwrap();
+    std::fs::write(&file, "[broker]\nurll = 1\n[tail]\nrate = \"often\"\n[broker.max_depth]\nlow = 9\n").unwrap();
     let arguments = ["check-config", "--config", "p.toml"];
     let said = paceline_in(dir.path(), &arguments, &[("PACELINE__TAIL__BURST", "0")], "");
     assert_eq!((said.status, said.stdout.as_str()), (2, ""));
@@ -52,7 +52,7 @@ fn check_config() {
         "p.toml:4:8: tail.rate: not a rate",
         "environment PACELINE__TAIL__BURST: tail.burst: must be an integer",
         "the configuration has 3 mistakes",
-        "warning: p.toml:5:1: circuit: understood, but not in force yet",
+        "broker.max_depth: understood, but not in force yet",
     ] {
         assert!(said.stderr.contains(wanted), "{wanted}\n{}", said.stderr);
     }
@@ -63,7 +63,7 @@ fn check_config() {
     let problem = &report["problems"][0];
     assert_eq!((problem["line"].as_u64(), problem["key"].as_str()), (Some(2), Some("broker.urll")));
     assert_eq!(report["problems"].as_array().unwrap().len(), 2);
-    assert_eq!(report["warnings"][0]["key"], "circuit");
+    assert_eq!(report["warnings"][0]["key"], "broker.max_depth");
 }
 
 #[test]
