@@ -33,7 +33,8 @@ pub(crate) enum Verdict {
     /// None of its recipients may be mailed.
     Suppressed(Item),
     /// Not a message.
-    Invalid(Delivery, Journey, InvalidMessage),
+    /// With its id, where that much could be read.
+    Invalid(Delivery, Journey, InvalidMessage, Option<String>),
 }
 
 /// What reading a delivery needs to know.
@@ -60,18 +61,21 @@ impl Intake {
         let message_id = delivery.properties.message_id.as_deref();
         let message = match Message::parse(&delivery.body, message_id, self.max_message_bytes) {
             Ok(message) => message,
-            Err(problem) => return Verdict::Invalid(delivery, journey, problem),
+            Err(problem) => {
+                let id = message_id.map(str::to_owned);
+                return Verdict::Invalid(delivery, journey, problem, id);
+            }
         };
         let classified = self.classifier.classify(&message, &delivery.routing_key);
         let choices = match self.routing.choices(&message, &classified.lane, &journey) {
             Ok(choices) => choices,
-            Err(problem) => return Verdict::Invalid(delivery, journey, problem),
+            Err(problem) => return Verdict::Invalid(delivery, journey, problem, Some(message.id)),
         };
         let (account, charges, version) = self.routing.choose(&choices, &message, classified.class, limiter_now_us);
         let tenant = message.tenant.as_deref().map(|tenant| self.labels.of_tenant(tenant));
         if let Some(quota) = limits::too_large_for(&charges) {
             let problem = format!("more recipients than the quota {quota} ever allows");
-            return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem));
+            return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem), Some(message.id));
         }
         let suppressed = self.suppressions.borrow().holds_back_all(&message, classified.lane.class, now);
         let turn = classified.spread.filter(|_| journey.attempts == 0).map(|s| turn_within(s, &message, &journey));

@@ -382,10 +382,10 @@ impl LaneTask {
                 let cx = cx.clone();
                 self.spawn(async move { suppress::whole(cx, item).await });
             }
-            Verdict::Invalid(delivery, journey, problem) => {
+            Verdict::Invalid(delivery, journey, problem, id) => {
                 let cx = cx.clone();
                 self.spawn(async move {
-                    let letter = dead::invalid(&journey, delivery.properties.message_id.as_deref(), &problem, cx.now());
+                    let letter = dead::invalid(&journey, id.as_deref(), &problem, cx.now());
                     tracing::info!(queue = &*delivery.queue, %problem, reason = %Reason::InvalidMessage, "dead-lettered");
                     if cx.settler.bury(&letter, &delivery.body, &delivery.properties).await {
                         delivery.settle.ack();
