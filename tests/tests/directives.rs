@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use paceline_tests::{
-    Embedded, Fleet, Mail, Plan, Pod, Report, arrivals::Arrival, events, now_us, publish, sized, until,
+    Embedded, Fleet, Mail, Plan, Pod, Report,
+    arrivals::Arrival,
+    events, now_us, publish, sized, until,
     windows::{self, Limit, Use},
 };
 use serde_json::{Value, json};

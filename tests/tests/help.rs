@@ -71,7 +71,7 @@ async fn every_example_runs_as_it_is_written() {
 fn runs_on(command: &str, example: &str) -> bool {
     ["paceline worker", "paceline control", "paceline sandbox"].contains(&command)
         || example.contains(" --serve")
-        || example.contains(" --watch")
+        || (command == "paceline lanes" && example.contains(" --watch"))
 }
 
 /// What is wrong with how an example ended.
@@ -260,7 +260,7 @@ impl Stage {
         let long = Duration::from_secs(240);
         if line.contains(" --serve") {
             process.wait_for_line(long, |line| line.contains("Ctrl-C")).await;
-        } else if line.contains(" --watch") {
+        } else if line.contains("paceline lanes") && line.contains(" --watch") {
             process.wait_for_line(long, |line| line.starts_with("LANE") || line.starts_with("Nothing waits")).await;
         } else if line.contains("paceline sandbox") {
             process.wait_for_log(long, |log| log["message"] == "listening").await;

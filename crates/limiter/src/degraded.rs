@@ -178,7 +178,8 @@ impl Inner {
     }
 
     async fn beat(&self, beat: &Beat) -> Result<Census, LimiterError> {
-        let numbers = [beat.life_us, beat.away_us, beat.expected_us, beat.late_us, beat.since_us, beat.believes, beat.version, beat.saw_us];
+        let numbers =
+            [beat.life_us, beat.away_us, beat.expected_us, beat.late_us, beat.since_us, beat.believes, beat.version, beat.saw_us];
         let mut args = vec!["beat".to_owned(), beat.worker.to_string()];
         args.extend(numbers.map(|n| n.to_string()));
         // Only a younger state needs them, and nobody knows before.

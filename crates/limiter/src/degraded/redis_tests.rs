@@ -129,7 +129,11 @@ async fn a_worker_alone_sees_what_windows_have_granted() {
     let quota = BucketSpec { key: "account:a:quota:min".into(), kind: window, narrow: false };
     guarded.inner.limiter.charge(&[(quota.clone(), 7)], 0).await.unwrap();
     guarded.inner.limiter.charge(&[(quota.clone(), 5)], 0).await.unwrap();
-    let keys = [guarded.inner.client.key("limit", &quota.key), guarded.inner.client.key("limit", "nothing"), guarded.inner.client.key("members", "")];
+    let keys = [
+        guarded.inner.client.key("limit", &quota.key),
+        guarded.inner.client.key("limit", "nothing"),
+        guarded.inner.client.key("members", ""),
+    ];
     let length: &[u8] = b"60000000";
     let bytes = guarded.inner.client.run(&guarded.inner.levels, &keys, &[length, length]).await.unwrap();
     let (now_us, since_us, found): (u64, u64, Vec<Vec<u64>>) = crate::wire::decode(&bytes).unwrap();

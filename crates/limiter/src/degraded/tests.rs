@@ -205,7 +205,11 @@ impl Fleet {
             Question::Levels => {
                 let window = &buckets()[2];
                 let slots = self.redis.slots_of(&window.key);
-                Answer::Levels(Levels { now_us: now, since_us: self.book.since_us(), slots: [(window.key.clone(), slots)].into() })
+                Answer::Levels(Levels {
+                    now_us: now,
+                    since_us: self.book.since_us(),
+                    slots: [(window.key.clone(), slots)].into(),
+                })
             }
             Question::Probe => Answer::Probe(now),
             Question::Seed(past) => {
