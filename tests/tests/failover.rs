@@ -88,7 +88,7 @@ async fn a_spent_quota_and_a_foreign_sender_go_elsewhere() {
     let of = |id: String, fields: &[(&str, serde_json::Value)]| Mail::with(&id, "normal", "u@gmail.com", fields);
     let foreign = ("from", json!("news@elsewhere.example"));
     let mut mails = vec![
-        of("foreign".into(), &[foreign.clone()]),
+        of("foreign".into(), std::slice::from_ref(&foreign)),
         of("weighted".into(), &[("stream", json!("shared"))]),
         of("foreign-pinned".into(), &[foreign.clone(), ("account", json!("main"))]),
         of("foreign-routed".into(), &[foreign, ("stream", json!("only-main"))]),

@@ -556,7 +556,7 @@ impl Engine {
                         lane = &*lane.key,
                         binding = &*hint.bucket,
                         // Nobody knows for how long, where an operator has paused it.
-                        wait_s = (hint.retry_at_us < u64::MAX / 2).then(|| wait.as_secs()),
+                        wait_s = (hint.retry_at_us < u64::MAX / 2).then_some(wait.as_secs()),
                         "lane rests; its mail waits in the broker"
                     );
                 }
