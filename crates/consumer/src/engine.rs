@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use paceline_broker::Purpose;
 use paceline_core::{CancelSet, InvalidMessage, Reason, Timestamp};
 use paceline_limiter::{
     BucketSpec, Kind, Limiter, LimiterError, Reply, Why,
@@ -30,6 +29,7 @@ use crate::{
     routing::Routing,
     slots::Lease,
     standing::{Effect, Source, Standing},
+    turns::{Kept, Line, Lines},
     view::{Sight, View},
 };
 
@@ -65,8 +65,8 @@ const REST: Duration = Duration::from_secs(10);
 const REST_MOST: Duration = Duration::from_secs(60);
 /// Mail that a limit narrower than its lane keeps for longer than this is parked on the ladder for its turn.
 const PARK: Duration = paceline_core::lane::HOLD_MAX;
-/// Turns on the ladder are at most so far ahead, so that nothing is nailed to an old rate.
-const TURN_MOST: Duration = Duration::from_secs(60);
+/// Mail that came for its turn, and a little early, is kept for longer.
+const PARK_AGAIN: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 
 type Answer = (Call, Result<Reply, LimiterError>, Instant);
@@ -98,6 +98,9 @@ pub(crate) struct Engine {
     expiries: Vec<Option<Timestamp>>,
     cancels: watch::Receiver<Arc<CancelSet>>,
     view: View,
+    lines: Arc<Lines>,
+    /// Mail that lines up, and when each line ended.
+    lining_up: HashMap<Line, (u64, Vec<Item>)>,
 }
 
 impl Engine {
@@ -107,6 +110,7 @@ impl Engine {
         limits: Arc<Limits>,
         routing: Arc<Routing>,
         lanes: Arc<Vec<LaneHandle>>,
+        lines: Lines,
     ) -> Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
         let lost = vec![0; lanes.len()];
@@ -133,6 +137,8 @@ impl Engine {
             expiries,
             cancels,
             view: View::default(),
+            lines: Arc::new(lines),
+            lining_up: HashMap::new(),
         }
     }
 
@@ -185,6 +191,7 @@ impl Engine {
                     for input in batch.drain(..) {
                         self.input(input);
                     }
+                    self.line_up();
                 }
                 () = async { match wake { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
                 () = self.cx.slots.freed(), if starved => {}
@@ -329,6 +336,12 @@ impl Engine {
         {
             let (cx, letter) = (self.cx.clone(), dead::invalid(&item.journey, Some(&item.id), &problem, self.cx.now()));
             self.cx.tasks.spawn(async move { pipeline::finish_dead(&cx, item, letter).await });
+            return;
+        }
+        if !self.stopped
+            && let Some((line, end_us)) = self.lines.before(&item, self.now_us() + PARK.as_micros() as u64)
+        {
+            self.lining_up.entry(line).or_insert((end_us, Vec::new())).1.push(item);
             return;
         }
         let head = Head {
@@ -479,21 +492,33 @@ impl Engine {
     /// parked for its turn.
     fn park(&mut self) {
         let now_us = self.now_us();
+        let until_us = |item: &Item| {
+            let longest = if item.journey.not_before.is_some() { PARK_AGAIN } else { PARK };
+            now_us + longest.as_micros() as u64
+        };
+        let mut kept = Vec::new();
         for lane in self.lanes.iter() {
-            let mut turns: HashMap<Arc<str>, u64> = HashMap::new();
-            for (hint, items) in self.pacer.take_narrow(&lane.key, now_us + PARK.as_micros() as u64) {
-                for mut item in items {
-                    // One after another, each its cost later than the one before.
-                    let binding = item.buckets.iter().position(|b| b.key == hint.bucket);
-                    let takes = binding.map_or(0, |k| item.buckets[k].interval_us().saturating_mul(item.cost.at(k)));
-                    let turn = turns.entry(hint.bucket.clone()).or_insert(hint.retry_at_us);
-                    let wait = Duration::from_micros(turn.saturating_sub(now_us)).min(TURN_MOST);
-                    *turn = turn.saturating_add(takes);
-                    item.journey.not_before = Some(self.cx.now() + wait);
-                    let cx = self.cx.clone();
-                    self.cx.tasks.spawn(async move { pipeline::pass_on(&cx, item, Purpose::Delay).await });
-                }
+            for (hint, items) in self.pacer.take_narrow(&lane.key, until_us) {
+                let Some(class) = items.first().map(|item| item.lane.class) else { continue };
+                kept.push(Kept { line: Line { bucket: hint.bucket, class }, from_us: hint.retry_at_us, items });
             }
+        }
+        self.give_turns(kept, now_us);
+    }
+
+    /// Mail that came to a line goes to its end.
+    fn line_up(&mut self) {
+        if !self.lining_up.is_empty() {
+            let kept = self.lining_up.drain().map(|(line, (from_us, items))| Kept { line, from_us, items }).collect();
+            self.give_turns(kept, self.now_us());
+        }
+    }
+
+    fn give_turns(&self, mut kept: Vec<Kept>, now_us: u64) {
+        if !kept.is_empty() {
+            kept.sort_by(|a, b| a.line.cmp(&b.line));
+            let (cx, lines) = (self.cx.clone(), self.lines.clone());
+            self.cx.tasks.spawn(async move { lines.park(&cx, kept, now_us).await });
         }
     }
 

@@ -28,6 +28,7 @@ mod signals;
 mod slots;
 mod standing;
 mod suppress;
+mod turns;
 mod view;
 mod words;
 mod world;
@@ -61,6 +62,7 @@ use crate::{
     settle::Settler,
     signals::{Learning, Tally},
     slots::Slots,
+    turns::Lines,
 };
 pub use crate::{
     metrics::Metrics,
@@ -168,7 +170,8 @@ impl Worker {
             })
             .unzip();
         let lanes = Arc::new(handles);
-        let engine = Engine::new(cx.clone(), limiter, limits, routing, lanes.clone());
+        let lines = Lines::new(fleet.clone());
+        let engine = Engine::new(cx.clone(), limiter, limits, routing, lanes.clone(), lines);
         let engine = tokio::spawn(engine.run(inputs));
         // Before any mail is taken.
         let mut follower = Follower::new(cx.clone(), directives, limits_sender);

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use paceline_core::Class;
 
 use super::{Group, Hint, LaneKey, Pacer, Standing, group::Held};
-use crate::{BucketSpec, FOREVER_US, Why};
+use crate::{BucketSpec, Cost, FOREVER_US, Why};
 
 impl<H> Pacer<H> {
     /// Gives back everything held for a lane, in the order pushed.
@@ -13,26 +13,47 @@ impl<H> Pacer<H> {
         self.take_where(lane, |_, _| true)
     }
 
-    /// Gives back the heads of a lane whose flow is kept until after `later_than_us` by a limit narrower than the lane,
-    /// each flow's in order, with what keeps them. Looks at every flow of the lane.
-    pub fn take_narrow(&mut self, lane: &LaneKey, later_than_us: u64) -> Vec<(Hint, Vec<H>)> {
+    /// Gives back the heads of a lane that a limit narrower than the lane keeps for longer than `until_us` says of each:
+    /// those that go before it in its flow take their time as well. Each flow's in order, with what keeps the first of
+    /// them, and until when. Looks at every flow of the lane.
+    pub fn take_narrow(&mut self, lane: &LaneKey, until_us: impl Fn(&H) -> u64) -> Vec<(Hint, Vec<H>)> {
         let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
         let kept = |id: &&u64| {
             let flow = self.flows.get(id).filter(|f| !f.in_call);
-            flow.and_then(|f| f.hint.as_ref()).is_some_and(|h| h.narrow && h.retry_at_us > later_than_us)
+            flow.and_then(|f| f.hint.as_ref()).is_some_and(|h| h.narrow)
         };
         let mut ids: Vec<u64> = ids.iter().filter(kept).copied().collect();
         ids.sort_unstable();
-        let mut taken = Vec::with_capacity(ids.len());
+        let mut taken = Vec::new();
         for id in ids {
             let Some(flow) = self.flows.get_mut(&id) else { continue };
-            let Some(hint) = flow.hint.clone() else { continue };
-            let heads: Vec<H> = flow.heads.drain(..).map(|h| h.handle).collect();
-            if let Some((_, held)) = self.lanes.get_mut(lane) {
-                *held -= heads.len();
+            let Some(mut hint) = flow.hint.clone() else { continue };
+            let (pace_us, position) = flow.pace_at(&hint.bucket, &self.standing);
+            let takes = |cost: &Cost| position.map_or(0, |k| pace_us.saturating_mul(cost.at(k)));
+            let mut at_us = hint.retry_at_us;
+            let mut late = Vec::new();
+            let mut stay = VecDeque::new();
+            for head in std::mem::take(&mut flow.heads) {
+                if at_us > until_us(&head.handle) {
+                    late.push(head.handle);
+                } else {
+                    at_us = at_us.saturating_add(takes(&head.cost));
+                    stay.push_back(head);
+                }
             }
-            self.forget(id);
-            taken.push((hint, heads));
+            flow.heads = stay;
+            let empty = flow.heads.is_empty();
+            if late.is_empty() {
+                continue;
+            }
+            if let Some((_, held)) = self.lanes.get_mut(lane) {
+                *held -= late.len();
+            }
+            if empty {
+                self.forget(id);
+            }
+            hint.retry_at_us = at_us;
+            taken.push((hint, late));
         }
         taken
     }
