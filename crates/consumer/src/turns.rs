@@ -136,7 +136,12 @@ impl Kept {
         let before_us = now_us + furthest(oldest.unwrap_or_default()).as_micros() as u64;
         // At another rate it is another line.
         let pace_us = self.items.first().map_or(0, |item| pace_us(&self.line.bucket, item));
-        Turns { line: format!("{}:{}:{pace_us}", self.line.bucket, self.line.class).into(), from_us: self.from_us, takes_us, before_us }
+        Turns {
+            line: format!("{}:{}:{pace_us}", self.line.bucket, self.line.class).into(),
+            from_us: self.from_us,
+            takes_us,
+            before_us,
+        }
     }
 }
 

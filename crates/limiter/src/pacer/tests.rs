@@ -257,7 +257,10 @@ fn what_a_narrow_limit_keeps_can_be_taken_without_the_rest() {
     assert!(b.pacer.hint(&b.lane).unwrap().narrow, "tenant y goes first");
     // Tenant y's go one after another, a millisecond each.
     let taken = b.pacer.take_narrow(&b.lane.clone(), |h| if *h == 8 { T0 + 1_002_000 } else { T0 + 1_000_000 });
-    assert_eq!(taken.iter().map(|(hint, handles)| (hint.retry_at_us, &handles[..])).collect::<Vec<_>>(), [(T0 + 1_001_000, &[5][..])]);
+    assert_eq!(
+        taken.iter().map(|(hint, handles)| (hint.retry_at_us, &handles[..])).collect::<Vec<_>>(),
+        [(T0 + 1_001_000, &[5][..])]
+    );
     assert_eq!(b.pacer.held(&b.lane), 5);
 }
 
