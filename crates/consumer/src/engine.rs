@@ -29,7 +29,7 @@ use crate::{
     routing::Routing,
     slots::Lease,
     standing::{Effect, Source, Standing},
-    turns::{Kept, Line, Lines},
+    turns::{self, Kept, Line, Lines},
     view::{Sight, View},
 };
 
@@ -63,10 +63,6 @@ pub(crate) enum Input {
 const REST: Duration = Duration::from_secs(10);
 /// No rest is longer: limits may change meanwhile.
 const REST_MOST: Duration = Duration::from_secs(60);
-/// Mail that a limit narrower than its lane keeps for longer than this is parked on the ladder for its turn.
-const PARK: Duration = paceline_core::lane::HOLD_MAX;
-/// Mail that came for its turn, and a little early, is kept for longer.
-const PARK_AGAIN: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 
 type Answer = (Call, Result<Reply, LimiterError>, Instant);
@@ -339,7 +335,7 @@ impl Engine {
             return;
         }
         if !self.stopped
-            && let Some((line, end_us)) = self.lines.before(&item, self.now_us() + PARK.as_micros() as u64)
+            && let Some((line, end_us)) = self.lines.before(&item, self.now_us())
         {
             self.lining_up.entry(line).or_insert((end_us, Vec::new())).1.push(item);
             return;
@@ -492,34 +488,20 @@ impl Engine {
     /// parked for its turn.
     fn park(&mut self) {
         let now_us = self.now_us();
-        let until_us = |item: &Item| {
-            let longest = if item.journey.not_before.is_some() { PARK_AGAIN } else { PARK };
-            now_us + longest.as_micros() as u64
-        };
         let mut kept = Vec::new();
         for lane in self.lanes.iter() {
-            for (hint, items) in self.pacer.take_narrow(&lane.key, until_us) {
+            for (hint, items) in self.pacer.take_narrow(&lane.key, |item| turns::held_until(item, now_us)) {
                 let Some(class) = items.first().map(|item| item.lane.class) else { continue };
                 kept.push(Kept { line: Line { bucket: hint.bucket, class }, from_us: hint.retry_at_us, items });
             }
         }
-        self.give_turns(kept, now_us);
+        self.lines.give(&self.cx, kept, now_us);
     }
 
     /// Mail that came to a line goes to its end.
     fn line_up(&mut self) {
-        if !self.lining_up.is_empty() {
-            let kept = self.lining_up.drain().map(|(line, (from_us, items))| Kept { line, from_us, items }).collect();
-            self.give_turns(kept, self.now_us());
-        }
-    }
-
-    fn give_turns(&self, mut kept: Vec<Kept>, now_us: u64) {
-        if !kept.is_empty() {
-            kept.sort_by(|a, b| a.line.cmp(&b.line));
-            let (cx, lines) = (self.cx.clone(), self.lines.clone());
-            self.cx.tasks.spawn(async move { lines.park(&cx, kept, now_us).await });
-        }
+        let kept = self.lining_up.drain().map(|(line, (from_us, items))| Kept { line, from_us, items }).collect();
+        self.lines.give(&self.cx, kept, self.now_us());
     }
 
     /// Gives up on what has expired while it waited, without a grant.

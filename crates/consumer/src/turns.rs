@@ -31,6 +31,10 @@ use crate::{context::Context, item::Item, pipeline};
 const LEAST: Duration = Duration::from_secs(512);
 /// How long for those who have waited long: the highest rung.
 const MOST: Duration = Duration::from_secs(4096);
+/// Mail is held for so long without a turn.
+const HELD: Duration = paceline_core::lane::HOLD_MAX;
+/// Mail that came for its turn, and a little early, for longer.
+const HELD_AGAIN: Duration = Duration::from_secs(10);
 /// What is closed until further notice is looked at so often.
 const CLOSED: Duration = Duration::from_secs(64);
 /// Lines remembered before those that are over are forgotten.
@@ -63,8 +67,8 @@ impl Lines {
         Lines { fleet, ends: Mutex::default() }
     }
 
-    /// The longest of the lines before which a message just come would go, if it ends later than `later_than_us`.
-    pub(crate) fn before(&self, item: &Item, later_than_us: u64) -> Option<(Line, u64)> {
+    /// The longest of the lines before which a message just come would go, if it is not held meanwhile.
+    pub(crate) fn before(&self, item: &Item, now_us: u64) -> Option<(Line, u64)> {
         // Who has a time of its own has lined up, or has waited for something else.
         if item.journey.not_before.is_some() {
             return None;
@@ -77,13 +81,21 @@ impl Lines {
             let line = Line { bucket: b.key.clone(), class: item.lane.class };
             // At another rate it is another line.
             let (_, end_us) = *ends.get(&line).filter(|(pace_us, _)| *pace_us == b.interval_us())?;
-            (end_us > later_than_us).then_some((line, end_us))
+            (end_us > held_until(item, now_us)).then_some((line, end_us))
         };
         item.buckets.iter().filter(|b| b.narrow).filter_map(end).max_by_key(|(_, end_us)| *end_us)
     }
 
     /// Sends everything to the ladder, each for its turn.
-    pub(crate) async fn park(&self, cx: &Arc<Context>, kept: Vec<Kept>, now_us: u64) {
+    pub(crate) fn give(self: &Arc<Self>, cx: &Arc<Context>, mut kept: Vec<Kept>, now_us: u64) {
+        if !kept.is_empty() {
+            kept.sort_by(|a, b| a.line.cmp(&b.line));
+            let (lines, own) = (self.clone(), cx.clone());
+            cx.tasks.spawn(async move { lines.park(&own, kept, now_us).await });
+        }
+    }
+
+    async fn park(&self, cx: &Arc<Context>, kept: Vec<Kept>, now_us: u64) {
         let wanted: Vec<Turns> = kept.iter().map(|kept| kept.wanted(cx, now_us)).collect();
         let begins = match self.fleet.turns(&wanted).await {
             Ok(begins) if begins.len() == wanted.len() => begins,
@@ -143,6 +155,12 @@ impl Kept {
             before_us,
         }
     }
+}
+
+/// Until when mail that a narrow limit keeps is held rather than parked.
+pub(crate) fn held_until(item: &Item, now_us: u64) -> u64 {
+    let longest = if item.journey.not_before.is_some() { HELD_AGAIN } else { HELD };
+    now_us + longest.as_micros() as u64
 }
 
 /// The time one token of the limit takes.
