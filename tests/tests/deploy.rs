@@ -72,9 +72,7 @@ async fn a_rolling_deploy_and_its_rollback_never_run_at_both_limits() {
         roll(&fleet, &mut pods, i, "third", &mut ended).await;
     }
     more(&fleet, steady).await;
-    let mut unused = 0.0;
     for pod in &mut pods {
-        unused += pod.metrics().await.total("paceline_void_grants_total");
         pod.drain().await;
     }
     ended.extend(pods);
@@ -93,19 +91,16 @@ async fn a_rolling_deploy_and_its_rollback_never_run_at_both_limits() {
         let of_them = events.iter().filter(|e| sender.get(&*e.id).is_some_and(|pod| pod.starts_with(of)));
         of_them.filter_map(|e| e.granted_at_us).min().unwrap_or_else(|| panic!("no grant of {of}"))
     };
-    let (second, mut third) = (first_grant("second"), first_grant("third"));
-    report.figure("grants that came too late in the pods of the rollback", unused);
-    if unused > 0.0 {
-        // Their first grant may be among those, which no event tells of: then nothing is known but when they were started.
-        third = rolled_back;
-    }
+    let (second, third) = (first_grant("second"), first_grant("third"));
     for (name, google_only, limit) in
         [("account", false, [high.account, low.account, high.account]), ("google", true, [high.google, low.google, high.google])]
     {
         let grants = events::grants(events.iter().filter(|e| !google_only || e.destination == "google"));
         for (phase, from, to, limit) in [
             ("before the deploy", 0, second, limit[0]),
-            ("from the first new pod's first grant on", second, third, limit[1]),
+            // To when the rollback's first pod was started: its first grants come too late as often as not, while it connects, and
+            // of grants that nobody used no event tells.
+            ("from the first new pod's first grant on", second, rolled_back, limit[1]),
             ("from the rollback's first grant on", third, u64::MAX, limit[2]),
             ("over all of it", 0, u64::MAX, limit[0]),
         ] {

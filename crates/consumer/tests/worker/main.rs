@@ -309,6 +309,7 @@ async fn every_outcome_ends_as_it_should() {
             ("late", Reason::Expired),
             ("never", Reason::RetryBudgetExhausted),
             ("no", Reason::RejectedMessage),
+            ("pinned", Reason::InvalidMessage),
             ("two", Reason::RejectedRecipient),
             ("who-knows", Reason::Uncertain),
         ]
