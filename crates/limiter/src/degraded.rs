@@ -63,6 +63,8 @@ struct Inner {
     levels: Script,
     guard: Mutex<Guard>,
     mode: watch::Sender<Mode>,
+    /// Why the latest heartbeat had no answer.
+    fault: Mutex<Option<LimiterError>>,
     start: Instant,
     worker: Arc<str>,
 }
@@ -81,6 +83,7 @@ impl Guarded {
             levels: Script::new(concat!(include_str!("script/windows.lua"), include_str!("degraded/levels.lua"))),
             guard: Mutex::new(Guard::new(worker.clone(), away_us)),
             mode: watch::Sender::new(Mode::Unknown),
+            fault: Mutex::default(),
             start: Instant::now(),
             worker,
         });
@@ -134,6 +137,18 @@ impl Inner {
         }
     }
 
+    /// What is wrong with a heartbeat. A refusal does not go away by itself: it is said once.
+    fn note_fault(&self, error: Option<&LimiterError>) {
+        let before = std::mem::replace(&mut *self.fault.lock().unwrap_or_else(PoisonError::into_inner), error.cloned());
+        match error {
+            Some(error) if !error.is_transient() && before.as_ref() != Some(error) => {
+                tracing::error!(%error, "limits: Redis refuses this worker's heartbeat");
+            }
+            Some(error) => tracing::debug!(%error, "limits: heartbeat without an answer"),
+            None => {}
+        }
+    }
+
     /// Does what is next, and says after how long there is more to do.
     async fn step(&self) -> u64 {
         let at = self.at();
@@ -164,9 +179,7 @@ impl Inner {
             }
             Step::Beat(beat) => {
                 let census = self.beat(&beat).await;
-                if let Err(error) = &census {
-                    tracing::debug!(%error, "limits: heartbeat without an answer");
-                }
+                self.note_fault(census.as_ref().err());
                 let late = census.as_ref().is_ok_and(|c| c.late);
                 self.guard().beaten(census.ok(), at, self.at());
                 if !late {
@@ -269,6 +282,10 @@ impl Limiter for Guarded {
         match plan {
             Plan::Answer(reply) => Ok(reply),
             Plan::Refuse(error) => Err(error),
+            Plan::Unknown => {
+                let fault = self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Err(fault.unwrap_or_else(|| LimiterError::Unreachable { reason: "it has not been seen yet".into() }))
+            }
             Plan::Shared(scaled) => {
                 let reply = self.inner.limiter.ask(&scaled.ask).await?;
                 let at = self.inner.at();

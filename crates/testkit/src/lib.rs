@@ -44,4 +44,4 @@ pub use postgrey::Postgrey;
 pub use process::{Finished, Launch, Process};
 pub use proxy::Proxy;
 pub use rabbitmq::{QueueState, RabbitMq};
-pub use redis::Redis;
+pub use redis::{Redis, RedisCluster};

@@ -1,6 +1,8 @@
 //! A private Redis.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod cluster;
+
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +13,8 @@ use tempfile::TempDir;
 use crate::error::{must, tail};
 use crate::group::{Group, POLL, Running};
 use crate::{Error, Port, find};
+
+pub use self::cluster::RedisCluster;
 
 /// A Redis server as the fleet should have it: append-only file, no eviction. Its data outlives
 /// [`stop`](Redis::stop) and [`kill9`](Redis::kill9).
@@ -97,7 +101,8 @@ impl Redis {
         self.running.signal_all(Signal::SIGCONT);
     }
 
-    /// One command, words separated by spaces, and its reply as text (a bulk reply's bytes; an error with its `-`).
+    /// One command, words separated by spaces, and its reply as text (a bulk reply's bytes; an error with its `-`; the
+    /// parts of an array line by line).
     /// For looking at things: a test of an adapter uses the adapter.
     ///
     /// # Panics
@@ -143,19 +148,29 @@ impl Redis {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port.number()))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(format!("{words}\r\n").as_bytes())?;
-        let mut reader = BufReader::new(stream);
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let line = line.trim_end();
-        match line.split_at_checked(1) {
-            Some(("$", "-1")) => Ok(String::new()),
-            Some(("$", length)) => {
-                let mut body = vec![0; length.parse().map_err(std::io::Error::other)?];
-                reader.read_exact(&mut body)?;
-                Ok(String::from_utf8_lossy(&body).into_owned())
-            }
-            Some(("+" | ":", rest)) => Ok(rest.to_owned()),
-            _ => Ok(line.to_owned()),
+        read_reply(&mut BufReader::new(stream))
+    }
+}
+
+fn read_reply(reader: &mut impl BufRead) -> std::io::Result<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let line = line.trim_end();
+    let number = |text: &str| text.parse::<usize>().map_err(std::io::Error::other);
+    match line.split_at_checked(1) {
+        Some(("$" | "*", "-1")) => Ok(String::new()),
+        Some(("$", length)) => {
+            // Its end of line is part of the reply.
+            let mut body = vec![0; number(length)? + 2];
+            reader.read_exact(&mut body)?;
+            body.truncate(body.len() - 2);
+            Ok(String::from_utf8_lossy(&body).into_owned())
         }
+        Some(("*", parts)) => {
+            let parts = (0..number(parts)?).map(|_| read_reply(reader)).collect::<std::io::Result<Vec<_>>>()?;
+            Ok(parts.join("\n"))
+        }
+        Some(("+" | ":", rest)) => Ok(rest.to_owned()),
+        _ => Ok(line.to_owned()),
     }
 }

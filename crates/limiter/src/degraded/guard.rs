@@ -57,6 +57,8 @@ pub(super) enum Plan {
     /// This is the answer.
     Answer(Reply),
     Refuse(LimiterError),
+    /// Nothing can be said before the shared limiter has been seen.
+    Unknown,
 }
 
 /// What to do next about the fleet.
@@ -211,7 +213,7 @@ impl Guard {
             Plan::Answer(Reply { epoch_us: self.epoch_us, lost: self.past_lost, ..reply })
         };
         match self.mode(at) {
-            Mode::Unknown => Plan::Refuse(LimiterError::Unreachable { reason: "it has not been seen yet".into() }),
+            Mode::Unknown => Plan::Unknown,
             Mode::Shared if now_us < self.first_us => nothing(self.first_us),
             Mode::Shared => {
                 let nobody = Census::default();

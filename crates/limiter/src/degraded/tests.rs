@@ -346,7 +346,7 @@ impl Fleet {
                     self.costs(w, &ask, &reply, alone);
                     self.workers[w].ask_due = now + 50_000;
                 }
-                Plan::Refuse(_) => worker.ask_due = now + 50_000,
+                Plan::Refuse(_) | Plan::Unknown => worker.ask_due = now + 50_000,
             }
         }
     }

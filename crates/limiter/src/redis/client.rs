@@ -11,7 +11,7 @@ use ::redis::{
     ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
 };
 
-use crate::LimiterError;
+use crate::{LimiterError, wire::decode};
 
 /// No call waits longer for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -32,6 +32,7 @@ struct Inner {
     /// Who vouches for them over TLS, in place of the system's roots.
     ca_pem: Option<Vec<u8>>,
     tag: String,
+    time: Script,
     live: Mutex<Live>,
     connecting: tokio::sync::Mutex<Option<Failure>>,
 }
@@ -69,7 +70,9 @@ impl RedisClient {
         };
         let read = |url: &&str| {
             let info: ConnectionInfo = url.into_connection_info()?;
-            Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+            // The fewer commands, the fewer a user has to be allowed.
+            let login = info.redis_settings().clone().set_skip_set_lib_name();
+            Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(login))
         };
         let nodes = urls.iter().map(read).collect::<RedisResult<Vec<_>>>().map_err(bad_url)?;
         for node in &nodes {
@@ -79,11 +82,15 @@ impl RedisClient {
             return Err(LimiterError::Refused { reason: "`limits.url` names no address".into() });
         }
         if let Some(pem) = &ca_pem {
-            let bad_ca = |_| LimiterError::Refused { reason: "`limits.ca_file` holds no certificate in PEM".into() };
-            open(nodes[0].clone(), Some(pem.clone())).map_err(bad_ca)?;
+            // The client takes a file without any for one that trusts nobody.
+            let none = !String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----");
+            if none || open(nodes[0].clone(), Some(pem.clone())).is_err() {
+                return Err(LimiterError::Refused { reason: "`limits.ca_file` holds no certificate in PEM".into() });
+            }
         }
         let tag = format!("{{{}}}", prefix.replace(['{', '}'], "_"));
-        let inner = Inner { nodes, ca_pem, tag, live: Mutex::default(), connecting: tokio::sync::Mutex::default() };
+        let time = Script::new("local t = redis.call('TIME') return cmsgpack.pack({tonumber(t[1]), tonumber(t[2])})");
+        let inner = Inner { nodes, ca_pem, tag, time, live: Mutex::default(), connecting: tokio::sync::Mutex::default() };
         Ok(RedisClient { inner: Arc::new(inner) })
     }
 
@@ -121,10 +128,9 @@ impl RedisClient {
         }
     }
 
-    /// The server's clock.
+    /// The clock of the server that has the fleet's keys; another one of a Cluster sends on to it.
     pub async fn now_us(&self) -> Result<u64, LimiterError> {
-        let value = self.send(&cmd("TIME")).await?;
-        let (secs, micros): (u64, u64) = ::redis::from_redis_value(value).map_err(|_| unexpected())?;
+        let (secs, micros): (u64, u64) = decode(&self.run(&self.inner.time, &[self.key("epoch", "")], &[]).await?)?;
         Ok(secs.saturating_mul(1_000_000).saturating_add(micros))
     }
 
@@ -179,31 +185,38 @@ impl RedisClient {
         if let Some(failure) = last.as_ref().filter(|f| f.at.elapsed() < RECONNECT_GAP) {
             return Err(failure.error.clone());
         }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(CONNECT_TIMEOUT));
-        let client = self.next_node();
-        let connect = async { client?.get_multiplexed_async_connection_with_config(&config).await };
-        let error = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
-            Ok(Ok(connection)) => {
-                *last = None;
-                let mut live = self.lock();
-                live.generation += 1;
-                live.connection = Some(connection.clone());
-                return Ok((connection, live.generation));
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let mut error = LimiterError::Unreachable { reason: "no address".into() };
+        // Another node may answer, and knows where the keys are now.
+        for _ in 0..=self.inner.nodes.len() {
+            match tokio::time::timeout_at(deadline.into(), self.connect()).await {
+                Ok(Ok(connection)) => {
+                    *last = None;
+                    let mut live = self.lock();
+                    live.generation += 1;
+                    live.connection = Some(connection.clone());
+                    return Ok((connection, live.generation));
+                }
+                Ok(Err(failed)) => error = LimiterError::Unreachable { reason: describe(&failed) },
+                Err(_) => error = LimiterError::Unreachable { reason: format!("no connection within {CONNECT_TIMEOUT:?}") },
             }
-            Ok(Err(error)) => LimiterError::Unreachable { reason: describe(&error) },
-            Err(_) => LimiterError::Unreachable { reason: format!("no connection within {CONNECT_TIMEOUT:?}") },
-        };
-        {
-            // Another node may answer, and knows where the keys are now.
             let mut live = self.lock();
             if live.moved.take().is_none() {
                 live.turn += 1;
             }
+            if self.inner.nodes.len() == 1 || Instant::now() >= deadline {
+                break;
+            }
         }
         *last = Some(Failure { at: Instant::now(), error: error.clone() });
         Err(error)
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(CONNECT_TIMEOUT));
+        self.next_node()?.get_multiplexed_async_connection_with_config(&config).await
     }
 
     fn next_node(&self) -> RedisResult<Client> {
@@ -333,27 +346,30 @@ impl From<&RedisError> for Failed {
 
 /// What happened, without addresses or anything a user sent.
 fn describe(error: &RedisError) -> String {
-    let mut text = error.category().to_owned();
+    if let ErrorKind::Server(_) | ErrorKind::Extension = error.kind() {
+        // The server's own words; a script's error names a line of it.
+        let detail = printable(error.detail().unwrap_or_default());
+        let mut text = format!("{}: {detail}", error.code().unwrap_or("no code"));
+        // What a script lacks has no code of its own: 7.0's words, and those since.
+        let in_script = ["executing the script can't", "ACL failure"].iter().any(|words| detail.contains(words));
+        if error.code() == Some("NOPERM") || in_script {
+            text.push_str("; docs/redis.md has the line that gives a user what it needs");
+        }
+        return text;
+    }
+    let text = error.category();
     if error.is_connection_refusal() {
-        text.push_str(" (connection refused)");
+        format!("{text} (connection refused)")
     } else if error.is_timeout() {
-        text.push_str(" (timed out)");
+        format!("{text} (timed out)")
     } else if error.is_connection_dropped() {
-        text.push_str(" (connection lost)");
+        format!("{text} (connection lost)")
     } else if let Some(source) = std::error::Error::source(error) {
         // The system's or the TLS library's words, e.g. about a certificate; they name no address.
-        text = format!("{text}: {}", printable(&source.to_string()));
+        format!("{text}: {}", printable(&source.to_string()))
+    } else {
+        text.to_owned()
     }
-    if let ErrorKind::Server(_) | ErrorKind::Extension = error.kind() {
-        if let Some(code) = error.code() {
-            text = format!("{text} {code}");
-        }
-        if let Some(detail) = error.detail() {
-            // The server's own words; a script's error names a line of it.
-            text = format!("{text}: {}", printable(detail));
-        }
-    }
-    text
 }
 
 fn printable(text: &str) -> String {

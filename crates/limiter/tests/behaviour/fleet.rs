@@ -11,7 +11,7 @@ use paceline_testkit::Redis;
 const MINUTE: Duration = Duration::from_secs(60);
 const NOW: Duration = Duration::from_millis(1);
 
-async fn conformance(fleet: &dyn Fleet) {
+pub(crate) async fn conformance(fleet: &dyn Fleet) {
     let alive = async |worker: &str| fleet.heartbeat(worker, "a", 0, MINUTE).await.unwrap().workers;
     assert_eq!(alive("w1").await, 1);
     assert_eq!(alive("w2").await, 2);
@@ -61,7 +61,7 @@ async fn generations(fleet: &dyn Fleet) {
     }
 }
 
-async fn lists(fleet: &dyn Fleet) {
+pub(crate) async fn lists(fleet: &dyn Fleet) {
     let names = async |used: &[&str]| {
         let used: Vec<_> = used.iter().map(|name| (*name).into()).collect();
         let mut noted = fleet.note("flows", &used).await.unwrap();

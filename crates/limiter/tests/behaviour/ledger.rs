@@ -20,7 +20,7 @@ fn sent(note: &str) -> Recorded {
     Recorded::Sent { note: note.into() }
 }
 
-async fn conformance(ledger: &dyn Ledger) {
+pub(crate) async fn conformance(ledger: &dyn Ledger) {
     // A redelivery while the first handler runs, then after its result.
     let first = claim("redelivered", 1);
     assert_eq!(ledger.claim(first.clone()).await, Ok(Claimed::Granted));

@@ -5,6 +5,7 @@
 mod bounds;
 mod concurrency;
 mod deploy;
+mod flavours;
 mod fleet;
 mod isolation;
 mod ledger;

@@ -73,25 +73,6 @@ async fn forgotten_scripts_are_loaded_again() {
 }
 
 #[tokio::test]
-async fn users_and_passwords_come_from_the_url() {
-    let redis = Redis::start().await;
-    assert_eq!(redis.command("ACL SETUSER paceline on >s3cret ~{p}:* +@all -@admin -@dangerous"), "OK");
-    let url = |password: &str| format!("redis://paceline:{password}@127.0.0.1:{}", redis.port());
-    let limiter = RedisLimiter::new(RedisClient::new(&url("s3cret"), "p").unwrap());
-    limiter.ask(&one_head()).await.unwrap();
-
-    let limiter = RedisLimiter::new(RedisClient::new(&url("hunter2"), "p").unwrap());
-    let error = limiter.ask(&one_head()).await.unwrap_err();
-    assert!(matches!(error, LimiterError::Unreachable { .. }), "{error}");
-    assert!(!format!("{error:?}").contains("hunter2"));
-
-    // Another fleet's keys.
-    let limiter = RedisLimiter::new(RedisClient::new(&url("s3cret"), "other").unwrap());
-    let error = limiter.ask(&one_head()).await.unwrap_err();
-    assert!(matches!(error, LimiterError::Refused { .. }), "{error}");
-}
-
-#[tokio::test]
 async fn what_is_not_a_url_is_not_repeated() {
     for url in ["", "http://user:hunter2@host", "redis://user:hunter2@ho st:99999999"] {
         let error = RedisClient::new(url, "p").unwrap_err();

@@ -26,7 +26,7 @@ async fn alone(reports: &dyn Reports) {
     until_empty(reports).await;
 }
 
-async fn together(reports: &dyn Reports) {
+pub(crate) async fn together(reports: &dyn Reports) {
     alone(reports).await;
     reports.report("w2", "two", MINUTE).await.unwrap();
     reports.report("w1", "one", MINUTE).await.unwrap();

@@ -33,7 +33,7 @@ fn opened(until_us: u64) -> Learnt {
     Learnt { circuit: Circuit::Open { until_us }, ..Learnt::default() }
 }
 
-async fn conformance(signals: &dyn Signals) {
+pub(crate) async fn conformance(signals: &dyn Signals) {
     // The first call is a turn to judge, of nothing; then it is nobody's turn for a while.
     let first = signals.exchange(&report(NEVER, news(0))).await.unwrap();
     let answer = &first.accounts[0];
