@@ -21,6 +21,7 @@ use crate::{
     board::Board,
     engine::Input,
     flows::Flows,
+    gentle::Gentle,
     item::Item,
     metrics::{AccountLabels, Metrics},
     settings::Settings,
@@ -63,6 +64,8 @@ pub(crate) struct Context {
     pub(crate) standing: watch::Sender<Arc<Standing>>,
     /// What came of calls, until it is reported.
     pub(crate) tally: Tally,
+    /// Room at destinations that have not taken much yet.
+    pub(crate) gentle: Gentle,
     pub(crate) world: World,
 }
 
@@ -131,6 +134,7 @@ impl Context {
             let account = self.settings.accounts[item.account].name.clone();
             seconds.get_or_create(&AccountLabels { account }).observe(took.as_secs_f64());
         }
+        self.welcomed(item, outcome);
         self.learn(item, outcome, granted_us, took);
     }
 

@@ -158,7 +158,7 @@ impl Engine {
             let mut starved = false;
             if wake.is_some_and(|at| at <= now_us) {
                 let wanted = if self.stopped { 0 } else { self.wanted() };
-                match self.pacer.begin(now_us, wanted) {
+                match self.pacer.begin_within(now_us, wanted, self.cx.rooms()) {
                     Some(ask) => call = Some(self.ask(ask)),
                     None => starved = true,
                 }
@@ -247,7 +247,7 @@ impl Engine {
                         wait.observe((grant.at - granted.handle.arrived).as_secs_f64());
                     }
                     self.lanes[granted.handle.origin.lane].note_wait(grant.at - granted.handle.arrived);
-                    let slot = self.cx.slots.granted(self.lease(&granted.handle));
+                    let slot = self.cx.slots.granted(self.lease(&granted.handle), self.cx.guest(&granted.handle));
                     self.gather.set_going(&self.cx, granted.handle, grant, slot);
                 }
                 self.cx.metrics.void_grants.inc_by(self.pacer.wasted() - wasted);

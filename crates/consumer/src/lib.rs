@@ -15,6 +15,7 @@ mod directives;
 mod engine;
 mod flows;
 mod generation;
+mod gentle;
 mod intake;
 mod item;
 mod keeper;
@@ -59,6 +60,7 @@ use crate::{
     directives::Follower,
     engine::{Engine, Input},
     flows::{Flows, Labels},
+    gentle::Gentle,
     intake::Intake,
     keeper::Keeper,
     lanes::Lanes,
@@ -160,6 +162,7 @@ impl Worker {
             clock: RwLock::new(None),
             standing,
             tally: Tally::default(),
+            gentle: Gentle::default(),
             world,
             config: watch::Sender::new(limits.digest.clone()),
             limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),

@@ -8,7 +8,7 @@ use std::sync::{
 use paceline_core::Class;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::item::KEEP_PARSED;
+use crate::{gentle::Guest, item::KEEP_PARSED};
 
 /// A large message is held about four times while it is sent: body, parsed form, request, and what the client buffers.
 const COPIES: usize = 4;
@@ -40,6 +40,7 @@ struct Turnover {
 pub(crate) struct Granted {
     turnover: Arc<Turnover>,
     lease: Option<Lease>,
+    guest: Option<Guest>,
 }
 
 /// What to do with the fleet's slots that a granted message holds, when it is done.
@@ -50,6 +51,7 @@ impl Drop for Granted {
         if let Some(give_back) = self.lease.take() {
             give_back();
         }
+        drop(self.guest.take());
         self.turnover.under_way.fetch_sub(1, Ordering::Relaxed);
         self.turnover.ended.fetch_add(1, Ordering::Relaxed);
         self.turnover.freed.notify_one();
@@ -94,9 +96,9 @@ impl Slots {
     }
 
     /// Counts a message as granted.
-    pub(crate) fn granted(&self, lease: Option<Lease>) -> Granted {
+    pub(crate) fn granted(&self, lease: Option<Lease>, guest: Option<Guest>) -> Granted {
         self.turnover.under_way.fetch_add(1, Ordering::Relaxed);
-        Granted { turnover: self.turnover.clone(), lease }
+        Granted { turnover: self.turnover.clone(), lease, guest }
     }
 
     /// Waits for a place.
@@ -150,11 +152,11 @@ mod tests {
         assert_eq!(slots.wanted(0), 8);
         let mut held = vec![];
         for _ in 0..4 {
-            held.push(slots.acquire(slots.granted(None), 0, Class::Normal, 10).await);
+            held.push(slots.acquire(slots.granted(None, None), 0, Class::Normal, 10).await);
         }
         assert_eq!(slots.wanted(0), 0, "all calls hang: grants would run out unused");
         assert_eq!(slots.wanted(100), 100);
-        let waiting = slots.granted(None);
+        let waiting = slots.granted(None, None);
         assert_eq!(slots.wanted(100), 99);
         drop((waiting, held));
         assert_eq!((slots.wanted(0), slots.ended()), (8, 5));
@@ -166,7 +168,7 @@ mod tests {
         slots.resize(0, 3);
         let mut held = vec![];
         for _ in 0..3 {
-            held.push(slots.acquire(slots.granted(None), 0, Class::Normal, 10).await);
+            held.push(slots.acquire(slots.granted(None, None), 0, Class::Normal, 10).await);
         }
         slots.resize(0, 1);
         tokio::task::yield_now().await;
@@ -182,10 +184,10 @@ mod tests {
         let slots = Slots::new(4, [9].into_iter(), 1 << 20);
         let mut held = vec![];
         for _ in 0..4 {
-            held.push(slots.acquire(slots.granted(None), 0, Class::Low, 10).await);
+            held.push(slots.acquire(slots.granted(None, None), 0, Class::Low, 10).await);
         }
-        held.push(slots.acquire(slots.granted(None), 0, Class::Critical, 10).await);
-        let normal = slots.acquire(slots.granted(None), 0, Class::Normal, 10);
+        held.push(slots.acquire(slots.granted(None, None), 0, Class::Critical, 10).await);
+        let normal = slots.acquire(slots.granted(None, None), 0, Class::Normal, 10);
         assert!(tokio::time::timeout(std::time::Duration::from_millis(20), normal).await.is_err());
     }
 }

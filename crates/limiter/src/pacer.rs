@@ -250,6 +250,12 @@ impl<H> Pacer<H> {
     /// Starts a call if one is due and something can be asked or said. `free_slots`: how many sends may be added now;
     /// with none, nothing is asked, and the owner tries again when one is free rather than at [`Pacer::next_call_at`].
     pub fn begin(&mut self, now_us: u64, free_slots: usize) -> Option<Call> {
+        self.begin_within(now_us, free_slots, |_, most| most)
+    }
+
+    /// As [`Pacer::begin`]. `room` is told the first head of a flow and how many heads are worth asking for, and says how
+    /// many there is room for; a flow without any is looked at again a call later.
+    pub fn begin_within(&mut self, now_us: u64, free_slots: usize, mut room: impl FnMut(&H, usize) -> usize) -> Option<Call> {
         let report = self.report_at(now_us).is_some_and(|at| at <= now_us);
         if (free_slots == 0 && !report) || self.next_call_at(now_us)? > now_us {
             return None;
@@ -274,6 +280,11 @@ impl<H> Pacer<H> {
             }
             let sharing = flow.account().and_then(|a| self.sharing.get(&(a, class)).copied()).unwrap_or(1);
             let take = flow.worth_asking(sharing, COVER_US, &self.standing).min(left);
+            let take = flow.heads.front().map_or(0, |first| room(&first.handle, take));
+            if take == 0 {
+                passed.push((id, class, now_us + CALL_GAP_US));
+                continue;
+            }
             if call.ask.buckets.len() + flow.buckets.len() > crate::MAX_BUCKETS {
                 passed.push((id, class, now_us));
                 break;

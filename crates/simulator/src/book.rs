@@ -1,6 +1,6 @@
 //! What became of every message.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use paceline_broker::Purpose;
 use paceline_core::{Class, DeadLetter, Reason};
@@ -12,6 +12,7 @@ pub(crate) type Id = (usize, usize);
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     pub(crate) loads: Vec<LoadBook>,
+    pub(crate) phases: Vec<PhaseBook>,
     /// Dead letters and calls that belong to no message of this run: none may be.
     pub(crate) strangers: u64,
     /// Messages that have come to their end.
@@ -29,6 +30,14 @@ pub(crate) struct LoadBook {
     /// Publishes by workers.
     pub(crate) published: BTreeMap<&'static str, u64>,
     pub(crate) dead: BTreeMap<&'static str, u64>,
+}
+
+/// A part of the run.
+#[derive(Debug)]
+pub(crate) struct PhaseBook {
+    pub(crate) name: String,
+    pub(crate) during_us: Range<u64>,
+    pub(crate) answers: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +131,10 @@ impl Book {
         }
     }
 
-    pub(crate) fn answered(&mut self, id: &str, label: &'static str) {
+    pub(crate) fn answered(&mut self, id: &str, label: &'static str, now_us: u64) {
+        for phase in self.phases.iter_mut().filter(|p| p.during_us.contains(&now_us)) {
+            *phase.answers.entry(label).or_default() += 1;
+        }
         if let Some(load) = parse(id).and_then(|(load, _)| self.loads.get_mut(load)) {
             *load.answers.entry(label).or_default() += 1;
         }

@@ -76,6 +76,7 @@ pub fn random(seed: u64) -> Scenario {
         loads: (0..c.between(1, 3)).map(|n| load(c, n)).collect(),
         receivers: vec![receiver(c, "gmail.com"), receiver(c, "*")],
         events: (0..c.below(4)).map(|_| event(c)).collect(),
+        phases: vec![],
         expects: Vec::new(),
     }
 }

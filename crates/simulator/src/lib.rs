@@ -29,7 +29,7 @@ mod worker;
 
 pub use crate::{
     generate::random,
-    report::{Bucket, Checked, Figures, Report},
+    report::{Bucket, Checked, Figures, PhaseFigures, Report},
     run::{Progress, Simulation, simulate},
     scenario::{Account, AnyRecipient, BadScenario, Destination, Expect, Limits, Named, Reserves, Scenario, Tail},
     shipped::{SHIPPED, Shipped, shipped},

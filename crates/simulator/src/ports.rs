@@ -366,7 +366,7 @@ impl Provider for Through {
         if unheard {
             book.unheard(&message.id);
         }
-        book.answered(&message.id, outcome.label());
+        book.answered(&message.id, outcome.label(), shared.clock.now_us());
         outcome
     }
 

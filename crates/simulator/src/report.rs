@@ -11,7 +11,7 @@ use paceline_core::Class;
 use serde::Serialize;
 
 use crate::{
-    book::{self, Book, LoadBook, Mail},
+    book::{self, Book, LoadBook, Mail, PhaseBook},
     fleet::Calls,
     grants::Use,
     scenario::{Expect, Scenario},
@@ -29,6 +29,8 @@ pub struct Report {
     pub messages: Messages,
     pub classes: BTreeMap<&'static str, Figures>,
     pub loads: BTreeMap<String, Figures>,
+    /// Parts of the run that the scenario names.
+    pub phases: BTreeMap<String, PhaseFigures>,
     /// Limits of accounts, destinations, tenants and senders; those of single tail domains and recipients are in `narrow`.
     pub buckets: BTreeMap<String, Bucket>,
     pub narrow: Narrow,
@@ -83,6 +85,14 @@ pub struct Figures {
     /// Part of those that were throttled, greylisted, or refused for now.
     pub deferred_share: f64,
     pub dead: BTreeMap<&'static str, u64>,
+}
+
+/// Of a part of the run, all mail together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PhaseFigures {
+    pub accepted_per_s: f64,
+    /// As of [`Figures`].
+    pub deferred_share: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -224,6 +234,7 @@ pub(crate) fn of(facts: Facts<'_>) -> Report {
         crashes,
         classes: classes.collect(),
         loads: loads.collect(),
+        phases: book.phases.iter().map(|p| (p.name.clone(), phase(p))).collect(),
         buckets: buckets.collect(),
         overshoot: known(worst(false)),
         narrow,
@@ -302,8 +313,6 @@ fn figures(loads: &[&LoadBook], all_recipients: u64) -> Figures {
         load.answers.iter().for_each(|(label, n)| *answers.entry(*label).or_default() += n);
         load.dead.iter().for_each(|(reason, n)| *dead.entry(*reason).or_default() += n);
     }
-    let deferred =
-        ["throttled", "greylisted", "temporary", "reputation_block"].iter().filter_map(|l| answers.get(l)).sum::<u64>();
     let submitted = mail().count();
     Figures {
         submitted,
@@ -315,10 +324,21 @@ fn figures(loads: &[&LoadBook], all_recipients: u64) -> Figures {
         p99_s: seconds(quantile(0.99)),
         max_s: seconds(waits.last().copied()),
         hops_per_message: round(mail().map(|m| u64::from(m.hops)).sum::<u64>() as f64 / submitted.max(1) as f64),
-        deferred_share: round(deferred as f64 / answers.values().sum::<u64>().max(1) as f64),
+        deferred_share: deferred_share(&answers),
         answers,
         dead,
     }
+}
+
+fn phase(phase: &PhaseBook) -> PhaseFigures {
+    let accepted = phase.answers.get("accepted").copied().unwrap_or(0);
+    let lasts_s = (phase.during_us.end - phase.during_us.start) as f64 / 1e6;
+    PhaseFigures { accepted_per_s: round(accepted as f64 / lasts_s), deferred_share: deferred_share(&phase.answers) }
+}
+
+fn deferred_share(answers: &BTreeMap<&'static str, u64>) -> f64 {
+    let deferred = ["throttled", "greylisted", "temporary", "reputation_block"].iter().filter_map(|l| answers.get(l));
+    round(deferred.sum::<u64>() as f64 / answers.values().sum::<u64>().max(1) as f64)
 }
 
 impl LoadBook {

@@ -15,14 +15,14 @@ use tokio::{
 };
 
 use crate::{
-    book::{Book, LoadBook},
+    book::{Book, LoadBook, PhaseBook},
     chance::Chance,
     fleet::Crew,
     load::Producer,
     ports::{Outside, Redis, Shared, lock},
     receiver::Receivers,
     report::{self, Facts, Report},
-    scenario::{BadScenario, Event, Scenario, What},
+    scenario::{BadScenario, Event, Phase, Scenario, What},
     worker::{PREFIX, Plan},
 };
 
@@ -95,11 +95,17 @@ async fn whole(
     let seed = scenario.seed;
     let clock = LocalClock::starting_at(START_US);
     let loads = scenario.loads.iter().map(|l| LoadBook::new(&l.name, l.class, l.recipients)).collect();
+    let phase = |p: &Phase| PhaseBook {
+        name: p.name.clone(),
+        during_us: START_US + p.from.micros()..START_US + p.until.micros(),
+        answers: BTreeMap::new(),
+    };
+    let phases = scenario.phases.iter().map(phase).collect();
     let shared = Arc::new(Shared {
         clock,
         redis: RwLock::new(Redis::empty(clock)),
         grants: Mutex::default(),
-        book: Mutex::new(Book { loads, ..Book::default() }),
+        book: Mutex::new(Book { loads, phases, ..Book::default() }),
         outside: Mutex::new(Outside::new(Receivers::new(scenario, START_US), Chance::of(seed, 1))),
         fleet: scenario.fleet.clone(),
         under_way: Mutex::default(),

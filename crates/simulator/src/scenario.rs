@@ -54,6 +54,8 @@ pub struct Scenario {
     pub receivers: Vec<Receiver>,
     #[serde(default, rename = "event")]
     pub events: Vec<Event>,
+    #[serde(default, rename = "phase")]
+    pub phases: Vec<Phase>,
     #[serde(default, rename = "expect")]
     pub expects: Vec<Expect>,
 }
@@ -273,6 +275,15 @@ pub enum What {
     BrokerAway,
 }
 
+/// `[[phase]]`: a part of the run with figures of its own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    pub name: String,
+    pub from: Span,
+    pub until: Span,
+}
+
 /// `[[expect]]`: a bound on a figure of the report.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -385,6 +396,10 @@ impl Scenario {
         for e in &self.events {
             let needs = matches!(e.what, What::RedisAway | What::BrokerAway);
             check(!needs || e.lasts.is_some(), format!("[[event]] {:?}: say how long, for = \"20s\"", e.what));
+        }
+        for (i, p) in self.phases.iter().enumerate() {
+            check(p.from < p.until, format!("[[phase]] {}: ends before it begins", p.name));
+            check(!self.phases[..i].iter().any(|other| other.name == p.name), format!("[[phase]] {}: is named twice", p.name));
         }
         for e in &self.expects {
             let at = format!("[[expect]] {}", e.figure);

@@ -2,7 +2,7 @@
 //! each as it is shipped.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail anywhere, and shows what it saw")]
 
-use paceline_simulator::{Report, Scenario, random, shipped, simulate};
+use paceline_simulator::{Report, Scenario, Span, random, shipped, simulate};
 
 fn full() -> bool {
     std::env::var("PACELINE_ACCEPTANCE").is_ok_and(|v| v == "full")
@@ -56,6 +56,16 @@ fn messages_to_fifty_go_beside_busy_lanes() {
 }
 
 #[test]
+fn a_hidden_rate_is_found_and_followed() {
+    holds("hidden-rate", |s| s.fleet.workers = 2);
+}
+
+#[test]
+fn one_message_a_second_to_a_sender_without_limits() {
+    holds("one-per-second", |s| s.duration = Span::secs(20 * 60));
+}
+
+#[test]
 fn greylisting_costs_a_wait_and_nothing_else() {
     holds("greylisting", |_| {});
 }
@@ -75,7 +85,7 @@ fn workers_that_crash_anywhere_lose_nothing() {
 fn two_hundred_workers_and_five_thousand_domains() {
     holds("wide-fleet", |s| {
         s.fleet.workers = 40;
-        s.loads.iter_mut().for_each(|l| l.until = Some(paceline_simulator::Span::secs(20)));
+        s.loads.iter_mut().for_each(|l| l.until = Some(Span::secs(20)));
     });
 }
 

@@ -228,6 +228,12 @@ fn text(report: &Report) -> String {
     let loads = report.loads.iter().map(|(name, f)| row("", name, f));
     let classes = report.classes.iter().map(|(name, f)| row("class ", name, f));
     out += &output::table(&columns, &loads.chain(classes).collect::<Vec<_>>());
+    let phases =
+        report.phases.iter().map(|(name, p)| vec![name.clone(), p.accepted_per_s.to_string(), p.deferred_share.to_string()]);
+    if !report.phases.is_empty() {
+        out += "\n";
+        out += &output::table(&["PHASE", "ACCEPTED PER S", "DEFERRED"], &phases.collect::<Vec<_>>());
+    }
     let buckets = report.buckets.iter().map(|(key, b)| {
         let figures = [b.allowed_per_s, b.used_per_s, b.used, b.overshoot];
         std::iter::once(key.clone()).chain(figures.map(|n| n.to_string())).collect()

@@ -72,6 +72,30 @@ fn heads_are_granted_in_order_and_the_rest_waits_for_its_hint() {
 }
 
 #[test]
+fn no_more_is_asked_for_than_there_is_room() {
+    let mut b = Bench::new();
+    b.normal(0..9);
+    b.push(100, Class::Critical, &[("a", 1_000), ("a@yahoo", 1_000)], T0);
+    let mut seen = Vec::new();
+    let room = |first: &u32, most: usize| {
+        seen.push((*first, most));
+        if *first == 0 { 3 } else { most }
+    };
+    let call = b.pacer.begin_within(T0, 100, room).unwrap();
+    let asked: Vec<_> = call.ask().lanes.iter().map(|lane| lane.costs.len()).collect();
+    assert_eq!((asked, seen), (vec![1, 3], vec![(100, 1), (0, 9)]));
+    let reply = grant(&call, T0, &[&[T0], &[T0; 3]], None);
+    assert_eq!(b.pacer.complete(call, &reply).len(), 4);
+
+    // Without any room nothing is asked, and it is looked at again.
+    let next = b.pacer.next_call_at(T0).unwrap();
+    assert!(b.pacer.begin_within(next, 100, |_, _| 0).is_none());
+    assert_eq!((b.pacer.next_call_at(next), b.pacer.held(&b.lane)), (Some(next + CALL_GAP_US), 6));
+    let call = b.pacer.begin(next + CALL_GAP_US, 100).unwrap();
+    assert_eq!(call.ask().heads(), 6);
+}
+
+#[test]
 fn calls_are_a_gap_apart_unless_a_critical_head_has_just_come() {
     let mut b = Bench::new();
     b.normal(0..1);
