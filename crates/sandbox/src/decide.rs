@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Most bytes of a request that are taken: SendGrid's limit.
-const MAX_BODY_BYTES: usize = 30_000_000;
+pub(crate) const MAX_BODY_BYTES: usize = 30_000_000;
 /// Most messages whose attempts are counted; beyond it the counts begin anew.
 const MAX_COUNTED: usize = 4_000_000;
 

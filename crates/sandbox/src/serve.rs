@@ -139,7 +139,9 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             return Err(Closed);
         }
     }
-    let (body, length) = read(body).await?;
+    // Of a batch every message counts, however many there are.
+    let kept = if api.is_batch(path) { decide::MAX_BODY_BYTES } else { KEPT_BYTES };
+    let (body, length) = read(body, kept).await?;
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let verdict = {
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
@@ -211,19 +213,19 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
     }
 }
 
-/// The body, or the first part of a long one, and its length.
-async fn read(mut body: Incoming) -> Result<(Bytes, usize), Closed> {
+/// The body, or the first `most` bytes of a longer one, and its length.
+async fn read(mut body: Incoming, most: usize) -> Result<(Bytes, usize), Closed> {
     let Some(first) = next(&mut body).await? else { return Ok((Bytes::new(), 0)) };
-    if body.is_end_stream() && first.len() <= KEPT_BYTES {
+    if body.is_end_stream() && first.len() <= most {
         return Ok((first.clone(), first.len()));
     }
     let mut length = 0;
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut kept = BytesMut::with_capacity(first.len().saturating_add(expected).min(KEPT_BYTES));
+    let mut kept = BytesMut::with_capacity(first.len().saturating_add(expected).min(most));
     let mut piece = Some(first);
     while let Some(data) = piece {
         length += data.len();
-        kept.extend_from_slice(&data[..data.len().min(KEPT_BYTES - kept.len())]);
+        kept.extend_from_slice(&data[..data.len().min(most - kept.len())]);
         piece = next(&mut body).await?;
     }
     Ok((kept.freeze(), length))
@@ -262,7 +264,7 @@ async fn administer(shared: &Shared, method: &Method, path: &str, body: Incoming
             Ok(text(StatusCode::OK, "{}"))
         }
         (&Method::PUT, "/sandbox/scenario") => {
-            let (body, length) = read(body).await?;
+            let (body, length) = read(body, KEPT_BYTES).await?;
             let scenario = match std::str::from_utf8(&body) {
                 Ok(toml) if length == body.len() => Scenario::from_toml(toml),
                 _ => return Ok(text(StatusCode::BAD_REQUEST, "a scenario is TOML in UTF-8, at most 256 KiB\n")),

@@ -546,3 +546,13 @@ async fn batches_are_answered_message_by_message() {
     let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     assert_eq!((first["api"].as_str(), first["id"].as_str(), first["seq"].as_u64()), (Some("postmark"), Some("m-0"), Some(1)));
 }
+
+#[tokio::test]
+async fn a_batch_counts_whole_whatever_its_size() {
+    let sandbox = Sandbox::start(Options::default()).await.unwrap();
+    let [_, postmark, ..] = spoken();
+    let to = format!("{}@x.org", "u".repeat(1_000));
+    let all: Vec<_> = (0..500).map(|i| (postmark.body)(&format!("m-{i}"), &to)).collect();
+    let got = post(&sandbox, "/email/batch", &postmark.headers, &format!("[{}]", all.join(","))).await;
+    assert_eq!((got.status, sandbox.stats().accepted), (200, 500));
+}
