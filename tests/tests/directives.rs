@@ -95,7 +95,7 @@ async fn a_configuration_read_anew_holds_without_a_restart() {
     let plan = Plan { account: fast, more: "[tail]\nrate = \"1000/s\"\n", ..Plan::default() };
     let mut fleet = Fleet::start(plan).await;
     let heard = fleet.events().await;
-    let backlog = sized(2_500, 20_000);
+    let backlog = sized(2_500, 10_000);
     publish(&*fleet.broker(), (0..backlog).map(|i| mail("m", i, "low", &format!("d{}.example", i % 40)))).await;
     let mut workers = vec![fleet.worker("w1").await, fleet.worker("w2").await];
     fleet.accepted(50, LONG).await;

@@ -8,7 +8,7 @@ use paceline_testkit::Proxy;
 use paceline_tests::{
     Fleet, Mail, Plan, Pod, Report, arrivals,
     events::{self, Event},
-    publish, sized, until,
+    now_us, publish, sized, until,
     windows::{self, Limit},
 };
 
@@ -121,6 +121,7 @@ async fn mail_goes_on_without_redis_and_limits_hold() {
     goes_on(&fleet, &before, &all, of.alone / of.workers as u64).await;
     tokio::time::sleep_until(killed + of.outage).await;
     fleet.redis.start_again_empty().await;
+    let back_us = now_us();
     degraded(&all, false).await;
     fleet.settled(Duration::from_secs(400)).await;
 
@@ -144,8 +145,11 @@ async fn mail_goes_on_without_redis_and_limits_hold() {
         let worst = windows::worst_excess(&grants, destination);
         report.check(&format!("{name}: worst window of grant dates, millionths over"), worst, "≤ 0", worst <= 0);
     }
-    let longest = longest_silence_s(&grants);
+    let (from, longest) = longest_silence_s(&grants);
     report.timing("longest time without any grant, s", format!("{longest:.1}"), "≤ 12", longest <= 12.0);
+    report.figure("it began, s after Redis was back", format!("{:.1}", (from as f64 - back_us as f64) / 1e6));
+    let told = |pod: &Pod| pod.process.stderr_lines().iter().filter(|l| l.contains("was told what it had lost")).count();
+    report.figure("workers that told Redis of quotas", workers.iter().filter(|pod| told(pod) > 0).count());
     for pod in &workers {
         let lines = pod.process.stderr_lines();
         let panics = lines.iter().filter(|line| line.contains("panicked")).count();
@@ -207,8 +211,10 @@ fn most_within(grants: &[windows::Use], length_us: u64) -> u64 {
     most
 }
 
-fn longest_silence_s(grants: &[windows::Use]) -> f64 {
+/// From when, and for how long.
+fn longest_silence_s(grants: &[windows::Use]) -> (u64, f64) {
     let mut dates: Vec<u64> = grants.iter().map(|g| g.0).collect();
     dates.sort_unstable();
-    dates.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) as f64 / 1e6
+    let (length, from) = dates.windows(2).map(|pair| (pair[1] - pair[0], pair[0])).max().unwrap_or_default();
+    (from, length as f64 / 1e6)
 }
