@@ -40,8 +40,12 @@ const FASTER: (f64, f64, f64) = (0.02, 1.5, 0.12);
 /// With less accepted than this, a cut goes down by a factor.
 const FEW: f64 = 3.0;
 const BLIND: f64 = 10.0;
-/// Connections are cut to this part of what was in use.
+/// Connections are cut to this part of what was in use, where no number of them is known to be fine.
 const FEWER: f64 = 0.75;
+/// So many refused ones suffice where a number is: they come fast, since each makes place for the next.
+const SOME: f64 = 5.0;
+/// As many as were refused are tried again after so long, twice as long each time they were, so often at most.
+const HOLD_US: (u64, u32) = (60 * SLOT_US, 5);
 /// How much evidence decisions look back on, at most.
 pub const LOOK_BACK_US: u64 = 100 * SLOT_US;
 
@@ -82,6 +86,14 @@ pub struct Pace {
     share: f64,
     /// Share that is refused whatever the rate.
     background: f64,
+    /// The calls at a time at which connections were last refused, how often in a row they were, and the most since at which
+    /// they were not; 0: not known.
+    #[serde(default)]
+    refused_calls: u32,
+    #[serde(default)]
+    refusals: u32,
+    #[serde(default)]
+    clean_calls: u32,
 }
 
 /// Whose refusals count.
@@ -153,6 +165,11 @@ impl Pace {
         Look { passed, refused, connections, span_s, busy: counts.busy_ms as f64 / 1e3 }
     }
 
+    /// For how long after a cut what was refused is not tried again.
+    fn hold_us(&self) -> u64 {
+        HOLD_US.0 << self.refusals.saturating_sub(1).min(HOLD_US.1)
+    }
+
     pub(crate) fn tolerance(&self) -> f64 {
         TOLERATED.max(1.5 * self.background)
     }
@@ -161,16 +178,23 @@ impl Pace {
         let look = self.look(seen, count, now_us, policy);
         // The first second tells little of a rate, unless most of it is refused; and nothing of whose limit it is.
         let flood = count != Count::Account && look.refused >= FLOOD && look.share() >= 0.5;
-        if look.span_s < 1.0 && !flood {
+        let most = self.concurrency(policy).unwrap_or(1);
+        let fine = Some(self.clean_calls).filter(|n| (1..most).contains(n));
+        let short = look.span_s < 1.0;
+        if short && !flood && (fine.is_none() || look.connections < SOME) {
             return None;
         }
         let span_s = look.span_s.max(1.0);
         if look.connections / (look.passed + look.connections) >= TOLERATED {
-            let most = self.concurrency(policy).unwrap_or(1);
             let used = (look.busy / span_s).ceil().min(f64::from(most));
-            let fewer = ((used * FEWER).floor() as u32).max(1);
-            let cut = Pace { concurrency: Some(fewer), cut_us: now_us, changed_us: now_us, ..*self };
+            let fewer = fine.unwrap_or(((used * FEWER).floor() as u32).max(1));
+            let refusals = if most == self.refused_calls { self.refusals + 1 } else { 1 };
+            let learnt = Pace { refused_calls: most, refusals, clean_calls: 0, ..*self };
+            let cut = Pace { concurrency: Some(fewer), cut_us: now_us, changed_us: now_us, ..learnt };
             return (fewer < most).then_some((cut, PaceCause::ConnectionsRefused));
+        }
+        if short && !flood {
+            return None;
         }
         let share = look.share();
         if look.refused == 0.0 || share < self.tolerance() {
@@ -222,9 +246,13 @@ impl Pace {
         let (passed, refused, connections) = weigh(&counts, count, policy);
         let used = (passed + refused) / step_s;
         let changed = Pace { changed_us: now_us, ..*self };
-        if fewer && connections == 0.0 && passed > 0.0 {
-            let more = self.concurrency(policy).map(|n| n + 1).filter(|n| Some(*n) < policy.concurrency);
-            return Some((Pace { concurrency: more, ..changed }, PaceCause::Recovered));
+        let calls = self.concurrency(policy).unwrap_or(1);
+        let held = calls + 1 == self.refused_calls && now_us < self.cut_us + self.hold_us();
+        if fewer && connections == 0.0 && passed > 0.0 && !held {
+            let more = Some(calls + 1).filter(|n| Some(*n) < policy.concurrency);
+            let (refused_calls, refusals) = if calls < self.refused_calls { (self.refused_calls, self.refusals) } else { (0, 0) };
+            let step = Pace { concurrency: more, clean_calls: calls, refused_calls, refusals, ..changed };
+            return Some((step, PaceCause::Recovered));
         }
         if rate >= policy.ceiling_per_s || used < IN_USE * rate || refused >= self.tolerance() * (passed + refused) {
             return None;
@@ -367,6 +395,42 @@ mod tests {
         assert!((13..21).contains(&cut.concurrency(&p).unwrap()), "{cut:?}");
         let (more, _) = cut.step(&each_second(5, 30, calls(50, 0)), D, at(20), &p).unwrap();
         assert_eq!(more.concurrency(&p), cut.concurrency(&p).map(|n| n + 1));
+    }
+
+    /// A server that takes so many connections and refuses all others at once, calls of a second, 500 seconds: the calls at a
+    /// time by second, and how many of the calls were refused from then on.
+    fn against_connections(limit: u32, p: &PacePolicy, from: u64) -> (Vec<u32>, f64) {
+        let (mut pace, mut seen, mut levels, mut passed, mut refused) = (Pace::default(), Evidence::default(), vec![], 0, 0);
+        for t in 0..500 {
+            let level = pace.concurrency(p).unwrap();
+            levels.push(level);
+            let ok = u64::from(level.min(limit));
+            // Each refused one is followed by the next after 25 ms; the cut comes half-way through its second.
+            let turned_away = u64::from(level.saturating_sub(limit)) * 40;
+            let part = if t > 0 && levels[t as usize - 1] == level { turned_away } else { turned_away / 2 };
+            seen.add(T0 + t, Counts { throttled_connection: part, busy_ms: ok * 1_000, ..calls(ok, 0) });
+            if let Some((next, _)) = pace.step(&seen, D, at(t + 1), p) {
+                pace = next;
+            }
+            if t >= from {
+                (passed, refused) = (passed + ok, refused + part);
+            }
+        }
+        (levels, refused as f64 / (passed + refused) as f64)
+    }
+
+    #[test]
+    fn a_number_of_connections_is_found_and_kept_to() {
+        let p = PacePolicy { concurrency: Some(24), ..policy(100.0, 100.0) };
+        for limit in [1, 2, 10, 20] {
+            let (levels, refused) = against_connections(limit, &p, 250);
+            let settled = &levels[250..];
+            let mean = f64::from(settled.iter().sum::<u32>()) / settled.len() as f64;
+            assert!(refused < 0.05 || limit < 3 && refused < 0.2, "{limit}: {refused} {settled:?}");
+            assert!(mean > 0.9 * f64::from(limit), "{limit}: {mean} {settled:?}");
+        }
+        let (levels, refused) = against_connections(24, &p, 0);
+        assert_eq!((levels[499], refused), (24, 0.0));
     }
 
     #[test]
