@@ -77,7 +77,7 @@ impl Board {
 
     /// A call has ended.
     pub(crate) fn ended(&self, lane: usize, account: usize, destination: &Arc<str>, outcome: &Outcome) {
-        if matches!(outcome, Outcome::Accepted { .. }) {
+        if matches!(outcome.chief(), Outcome::Accepted { .. }) {
             self.lane(lane, |counts| counts.accepted += 1);
         }
         let minute = self.start.elapsed().as_secs() / 60;

@@ -1,7 +1,7 @@
 //! Dead letters as the worker writes them.
 
 use paceline_core::{
-    DeadLetter, EmailAddress, InvalidMessage, Journey, LastError, Message, ProviderAnswer, Reason, Suppress, Timestamp,
+    DeadLetter, EmailAddress, GivenUp, InvalidMessage, Journey, LastError, Message, Reason, Suppress, Timestamp,
     suppression::Kind,
 };
 use xxhash_rust::xxh3::xxh3_128;
@@ -26,14 +26,9 @@ pub(crate) fn whole(item: &Item, message: Option<&Message>, account: &str, reaso
 }
 
 /// One recipient of several is given up on, as a provider answered.
-pub(crate) fn rejected(
-    item: &Item,
-    message: &Message,
-    account: &str,
-    now: Timestamp,
-    (address, answer): (&EmailAddress, &ProviderAnswer),
-) -> DeadLetter {
-    let letter = recipient(item, message, account, Reason::RejectedRecipient, now, address);
+pub(crate) fn given_up(item: &Item, message: &Message, account: &str, now: Timestamp, of: &GivenUp) -> DeadLetter {
+    let GivenUp { recipient: address, reason, answer } = of;
+    let letter = recipient(item, message, account, *reason, now, address);
     DeadLetter { last_error: Some((&LastError::from(answer)).into()), suppress: answer.suppress, ..letter }
 }
 

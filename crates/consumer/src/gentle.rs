@@ -83,9 +83,17 @@ impl Room {
 }
 
 fn says(outcome: &Outcome) -> Says {
-    match outcome {
-        Outcome::Throttled { scope: Scope::Account | Scope::Destination | Scope::Connection, .. } => Says::Less,
-        Outcome::Temporary { .. } | Outcome::Uncertain { .. } | Outcome::ReputationBlock { .. } => Says::Nothing,
+    // Of several recipients one suffices.
+    let slower = |part: &Outcome| {
+        matches!(part, Outcome::Throttled { scope: Scope::Account | Scope::Destination | Scope::Connection, .. })
+    };
+    if outcome.parts().any(slower) {
+        return Says::Less;
+    }
+    match outcome.chief() {
+        Outcome::Temporary { .. } | Outcome::Uncertain { .. } | Outcome::ReputationBlock { .. } | Outcome::Divided { .. } => {
+            Says::Nothing
+        }
         Outcome::Rejected { what: Rejected::Account, .. } => Says::Nothing,
         Outcome::Accepted { .. } | Outcome::Throttled { .. } | Outcome::Greylisted { .. } | Outcome::Rejected { .. } => {
             Says::More

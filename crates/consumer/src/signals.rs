@@ -353,13 +353,28 @@ impl Context {
             outcome,
             adaptive,
         });
-        if let Outcome::ReputationBlock { retry_after: Some(wait), .. } = outcome
-            && named
-            && let Some(now_us) = self.limiter_now_us()
-        {
-            self.tally.block(item.account, destination, now_us + (*wait).min(BLOCK_MOST).as_micros() as u64);
+        // Where recipients were answered differently, each answer counts: of those that hold the same, the longest.
+        let mut longest: [Option<(Duration, &Outcome)>; 2] = [None, None];
+        for part in outcome.parts() {
+            if let Outcome::ReputationBlock { retry_after: Some(wait), .. } = part
+                && named
+                && let Some(now_us) = self.limiter_now_us()
+            {
+                let until_us = now_us + (*wait).min(BLOCK_MOST).as_micros() as u64;
+                self.tally.block(item.account, destination, until_us);
+            }
+            if let Some(Hold { bucket, wait }) = hold(part, named, adaptive, open)
+                && let Some(held) = longest.get_mut(bucket)
+                && held.is_none_or(|(other, _)| other < wait)
+            {
+                *held = Some((wait, part));
+            }
         }
-        let Some(Hold { bucket, wait }) = hold(outcome, named, adaptive, open) else { return };
+        let held = longest.into_iter().enumerate().filter_map(|(bucket, held)| Some((bucket, held?)));
+        held.for_each(|(bucket, (wait, part))| self.hold(item, part, bucket, wait));
+    }
+
+    fn hold(&self, item: &Item, outcome: &Outcome, bucket: usize, wait: Duration) {
         if let Outcome::Rejected { what: Rejected::Account, .. } = outcome
             && let Some(now_us) = self.limiter_now_us()
         {

@@ -1,5 +1,7 @@
 //! What to do next with a message, given what came of an attempt.
 
+mod divided;
+
 use std::time::Duration;
 
 use crate::{
@@ -22,16 +24,26 @@ const MAILBOX_FULL_MAX: Duration = Duration::from_secs(8 * 3600);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Disposition {
     /// Done. Recipients that were refused on the way become dead letters of their own.
-    Complete { refused: Vec<(EmailAddress, ProviderAnswer)> },
+    Complete { refused: Vec<GivenUp> },
     /// Try again no earlier than `at`.
     Retry { at: Timestamp },
     /// These recipients become dead letters; the others, if there are any, are tried again at once.
     Without { recipients: Vec<EmailAddress> },
+    /// Some have it, some become dead letters; the others, if there are any, are tried again no earlier than `at`.
+    Part { sent: Vec<EmailAddress>, dead: Vec<GivenUp>, at: Timestamp },
     /// The account was refused, not the message: at once through another one that may send it, or where it waits until this
     /// one is open again.
     Elsewhere,
     /// Give up.
     DeadLetter { reason: Reason },
+}
+
+/// A recipient that is given up on while others are not, or for another reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GivenUp {
+    pub recipient: EmailAddress,
+    pub reason: Reason,
+    pub answer: ProviderAnswer,
 }
 
 /// What [`decide`] needs to know beside the outcome.
@@ -54,6 +66,9 @@ pub struct Attempt {
 ///
 /// Pure: the same arguments always give the same answer.
 pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, policy: &Policy) -> Disposition {
+    if let Outcome::Divided { each, .. } = outcome {
+        return divided::decide_each(attempt, journey, each, policy);
+    }
     let Attempt { class, now, jitter, .. } = *attempt;
     let policy = policy.of(class);
     journey.attempts += 1;
@@ -63,7 +78,15 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
         journey.last_error = Some(LastError::from(answer));
     }
     let wait = match outcome {
-        Outcome::Accepted { refused, .. } => return Disposition::Complete { refused: refused.clone() },
+        Outcome::Accepted { refused, .. } => {
+            let reason = Reason::RejectedRecipient;
+            let given_up = |(recipient, answer): &(EmailAddress, ProviderAnswer)| GivenUp {
+                recipient: recipient.clone(),
+                reason,
+                answer: answer.clone(),
+            };
+            return Disposition::Complete { refused: refused.iter().map(given_up).collect() };
+        }
         Outcome::Rejected { what: Rejected::Message, .. } => return Disposition::DeadLetter { reason: Reason::RejectedMessage },
         Outcome::Rejected { what: Rejected::Recipients(gone), .. } => {
             // Of several recipients each gets a dead letter of its own, also where none is left.
@@ -92,14 +115,17 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
             let most = policy.max_age / 4;
             no_earlier(BLOCKED.min(most), retry_after.map(|asked| asked.min(most)), jitter)
         }
-        Outcome::Temporary { .. } | Outcome::Uncertain { .. } => {
+        Outcome::Temporary { .. } | Outcome::Uncertain { .. } | Outcome::Divided { .. } => {
             journey.failures += 1;
             let uncertain = matches!(outcome, Outcome::Uncertain { .. });
             if uncertain && !attempt.resend_uncertain {
                 return Disposition::DeadLetter { reason: Reason::Uncertain };
             }
             if journey.failures >= policy.attempts {
-                return Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted };
+                // A code that may pass, and words that will not: said again and again, they are believed.
+                let gone = attempt.recipients == 1 && outcome.answer().is_some_and(|a| !a.suppress.is_no());
+                let reason = if gone { Reason::RejectedRecipient } else { Reason::RetryBudgetExhausted };
+                return Disposition::DeadLetter { reason };
             }
             let asked = match outcome {
                 // A mailbox is emptied when its owner comes by: each wait is twice the last.
@@ -234,6 +260,19 @@ mod tests {
             assert_eq!(run(Class::Normal, &full, &mut journey), in_s(hours * 3600));
         }
         assert_eq!(run(Class::Normal, &full, &mut journey), Disposition::DeadLetter { reason: Reason::RetryBudgetExhausted });
+    }
+
+    #[test]
+    fn a_recipient_that_is_unknown_for_now_is_refused_in_the_end() {
+        let unknown = answer(450).suppressing(crate::Suppress::AfterRepeats);
+        let outcome = Outcome::Temporary { retry_after: None, answer: unknown };
+        for (recipients, reason) in [(1, Reason::RejectedRecipient), (2, Reason::RetryBudgetExhausted)] {
+            let mut journey = Journey::starting(T0);
+            let attempt = Attempt { recipients, ..attempt(Class::Normal, T0) };
+            let mut decided = || decide(&attempt, &mut journey, &outcome, &Policy::default());
+            assert!((1..5).all(|_| matches!(decided(), Disposition::Retry { .. })));
+            assert_eq!(decided(), Disposition::DeadLetter { reason });
+        }
     }
 
     #[test]

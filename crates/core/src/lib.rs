@@ -31,7 +31,7 @@ pub use address::{Domain, EmailAddress, Mailbox};
 pub use cancel::{Cancel, CancelSet, Selector};
 pub use class::Class;
 pub use dead_letter::{DeadLetter, Reason};
-pub use decide::{Disposition, decide};
+pub use decide::{Disposition, GivenUp, decide};
 pub use directive::{Directives, LimitName, LimitOrder, Pause, PauseScope};
 pub use journey::{Journey, LastError};
 pub use lane::Lane;

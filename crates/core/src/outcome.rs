@@ -97,6 +97,8 @@ pub enum Outcome {
     ReputationBlock { retry_after: Option<Duration>, answer: ProviderAnswer },
     /// The request was written and no answer read: sent or not, nobody knows. Spends budget.
     Uncertain { answer: ProviderAnswer },
+    /// Its recipients were answered differently: an outcome for each, none of them divided again.
+    Divided { provider_id: Option<String>, each: Vec<(EmailAddress, Outcome)> },
 }
 
 impl Outcome {
@@ -105,9 +107,40 @@ impl Outcome {
         Outcome::Accepted { provider_id, refused: Vec::new() }
     }
 
+    /// The outcomes it consists of: itself, unless it is divided.
+    pub fn parts(&self) -> impl Iterator<Item = &Outcome> {
+        let (whole, each) = match self {
+            Outcome::Divided { each, .. } => (None, each.as_slice()),
+            whole => (Some(whole), [].as_slice()),
+        };
+        whole.into_iter().chain(each.iter().map(|(_, outcome)| outcome))
+    }
+
+    /// The one that stands for the call where only one can: accepted if anybody has it, else what it comes back for, else
+    /// why it does not.
+    pub fn chief(&self) -> &Outcome {
+        let rank = |outcome: &&Outcome| match outcome {
+            Outcome::Accepted { .. } => 0,
+            Outcome::Uncertain { .. } => 1,
+            Outcome::Throttled { .. } | Outcome::ReputationBlock { .. } | Outcome::Temporary { .. } => 2,
+            // It passes by itself.
+            Outcome::Greylisted { .. } => 3,
+            Outcome::Rejected { .. } | Outcome::Divided { .. } => 4,
+        };
+        self.parts().min_by_key(rank).unwrap_or(self)
+    }
+
+    /// The provider's id for the message, where anybody has it.
+    pub fn provider_id(&self) -> Option<&str> {
+        match self {
+            Outcome::Accepted { provider_id, .. } | Outcome::Divided { provider_id, .. } => provider_id.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The value of the metrics label `outcome`.
     pub fn label(&self) -> &'static str {
-        match self {
+        match self.chief() {
             Outcome::Accepted { .. } => "accepted",
             Outcome::Throttled { .. } => "throttled",
             Outcome::Greylisted { .. } => "greylisted",
@@ -116,7 +149,8 @@ impl Outcome {
             Outcome::Rejected { what: Rejected::Message, .. } => "rejected_message",
             Outcome::Rejected { what: Rejected::Account, .. } => "rejected_account",
             Outcome::ReputationBlock { .. } => "reputation_block",
-            Outcome::Uncertain { .. } => "uncertain",
+            // Of nobody: there is none such.
+            Outcome::Uncertain { .. } | Outcome::Divided { .. } => "uncertain",
         }
     }
 
@@ -124,6 +158,7 @@ impl Outcome {
     pub fn answer(&self) -> Option<&ProviderAnswer> {
         match self {
             Outcome::Accepted { refused, .. } => refused.first().map(|(_, a)| a),
+            Outcome::Divided { each, .. } => each.iter().find_map(|(_, outcome)| outcome.answer()),
             Outcome::Throttled { answer, .. }
             | Outcome::Greylisted { answer, .. }
             | Outcome::Temporary { answer, .. }
@@ -137,6 +172,29 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_outcome_stands_for_a_divided_call() {
+        let answer = || ProviderAnswer::new("x", None, "");
+        let email = EmailAddress::parse("u@x.org").unwrap();
+        let gone = Outcome::Rejected { what: Rejected::Recipients(vec![email.clone()]), answer: answer() };
+        let grey = Outcome::Greylisted { retry_after: None, answer: answer() };
+        let later = Outcome::Temporary { retry_after: None, answer: answer() };
+        for (each, want) in [
+            (vec![gone.clone(), grey.clone(), later.clone(), Outcome::accepted(None)], "accepted"),
+            (vec![gone.clone(), grey.clone(), later.clone()], "temporary"),
+            (vec![gone.clone(), grey], "greylisted"),
+            (vec![gone.clone(), Outcome::Uncertain { answer: answer() }, later], "uncertain"),
+            (vec![gone], "rejected_recipient"),
+        ] {
+            let n = each.len();
+            let each = each.into_iter().map(|outcome| (email.clone(), outcome)).collect();
+            let divided = Outcome::Divided { provider_id: None, each };
+            assert_eq!((divided.label(), divided.parts().count()), (want, n));
+        }
+        let whole = Outcome::accepted(Some("id".into()));
+        assert_eq!((whole.parts().collect::<Vec<_>>(), whole.provider_id()), (vec![&whole], Some("id")));
+    }
 
     #[test]
     fn provider_words_are_bounded_and_on_one_line() {

@@ -1,7 +1,8 @@
 //! Submission to a mail server: a relay, a smarthost, a provider's SMTP endpoint.
 //!
 //! - At most `max_connections` connections, each kept for `messages_per_connection` mails.
-//! - Each recipient's own reply counts: those refused for good are left out while the others are served.
+//! - Each recipient's own reply counts: those that are taken have the mail at once, those refused for good are left out, and
+//!   those deferred get it later.
 //! - **The end of the mail is the line.** Lost before it was written: `Temporary`. Lost after it and before the reply:
 //!   `Uncertain`. A kept connection that turns out closed is replaced once, before anything of the mail was written.
 //!
@@ -15,13 +16,13 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use paceline_core::{Outcome, ProviderAnswer, Rejected, Scope};
+use paceline_core::{EmailAddress, Outcome, ProviderAnswer, Rejected, Scope};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::{
     pool::Pool,
-    transaction::{Mail, Served, transact},
+    transaction::{Asked, Mail, Served, transact},
     wire::{Connection, Failure, Route},
 };
 use crate::{
@@ -150,17 +151,24 @@ impl Smtp {
     async fn deliver(&self, mail: &Mail<'_>, deadline: Instant) -> Outcome {
         let kept = self.pool.take();
         let reused = kept.is_some();
-        match self.over(kept, mail, deadline).await {
-            Err(failure) if reused && is_stale(&failure) => match self.over(None, mail, deadline).await {
-                Ok(outcome) => outcome,
-                Err(failure) => self.failed(failure, mail),
-            },
-            Err(failure) => self.failed(failure, mail),
-            Ok(outcome) => outcome,
+        let mut asked = Asked::default();
+        let mut result = self.over(kept, mail, &mut asked, deadline).await;
+        if reused && matches!(&result, Err(failure) if is_stale(failure)) {
+            result = self.over(None, mail, &mut asked, deadline).await;
         }
+        result.unwrap_or_else(|failure| {
+            let failed = self.failed(failure, &asked.taken(&mail.recipients));
+            asked.with(failed)
+        })
     }
 
-    async fn over(&self, kept: Option<Connection>, mail: &Mail<'_>, deadline: Instant) -> Result<Outcome, Failure> {
+    async fn over(
+        &self,
+        kept: Option<Connection>,
+        mail: &Mail<'_>,
+        asked: &mut Asked,
+        deadline: Instant,
+    ) -> Result<Outcome, Failure> {
         let late = |problem: &str| Failure::Broken { stage: Stage::Data, code: "timeout", problem: problem.to_owned() };
         let mut connection = match kept {
             Some(connection) => connection,
@@ -169,7 +177,7 @@ impl Smtp {
                 Err(_) => return Err(late("no connection ready within total_timeout")),
             },
         };
-        let result = match timeout_at(deadline, transact(&mut connection, mail, &self.rules)).await {
+        let result = match timeout_at(deadline, transact(&mut connection, mail, &self.rules, asked)).await {
             Ok(result) => result,
             Err(_) => Err(late("not done within total_timeout")),
         };
@@ -179,7 +187,8 @@ impl Smtp {
                 Err(Failure::Broken { code, problem, .. }) => (code, problem),
                 _ => ("connection_lost", String::new()),
             };
-            return Ok(Outcome::Uncertain { answer: ProviderAnswer::new(code, None, &problem) });
+            let uncertain = Outcome::Uncertain { answer: ProviderAnswer::new(code, None, &problem) };
+            return Ok(std::mem::take(asked).with(uncertain));
         }
         match &result {
             Ok(Served { in_order: true, .. }) => self.pool.give_back(connection),
@@ -193,9 +202,10 @@ impl Smtp {
         result.map(|served| served.outcome)
     }
 
-    fn failed(&self, failure: Failure, mail: &Mail<'_>) -> Outcome {
+    /// For the recipients that were taken, or all where none was asked about.
+    fn failed(&self, failure: Failure, recipients: &[EmailAddress]) -> Outcome {
         match failure {
-            Failure::Refused { stage, reply } => smtp_reply::outcome(&self.rules, stage, &reply, &mail.recipients),
+            Failure::Refused { stage, reply } => smtp_reply::outcome(&self.rules, stage, &reply, recipients),
             Failure::Broken { code, problem, .. } => {
                 Outcome::Temporary { retry_after: None, answer: ProviderAnswer::new(code, None, &problem) }
             }

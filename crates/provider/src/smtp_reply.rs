@@ -128,6 +128,21 @@ pub(crate) fn outcome(rules: &ReplyRules, stage: Stage, reply: &Reply, about: &[
     }
 }
 
+/// What `reply` to `RCPT` means for that recipient, where or where not others of the message are taken.
+pub(crate) fn recipient(rules: &ReplyRules, reply: &Reply, email: &EmailAddress, others: bool) -> Outcome {
+    let outcome = outcome(rules, Stage::Rcpt, reply, std::slice::from_ref(email));
+    // More than the server takes at a time: those that are taken make room, so this one's turn comes (RFC 5321, 4.5.3.1.10).
+    let verdict = rules.judge(Some(reply.code), reply.enhanced(), &reply.text());
+    match outcome {
+        Outcome::Temporary { answer, .. } | Outcome::Rejected { what: Rejected::Message, answer }
+            if others && (verdict.category, verdict.scope) == (Category::Throttled, Scope::Message) =>
+        {
+            Outcome::Throttled { scope: Scope::Message, retry_after: None, answer }
+        }
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use paceline_broker::Purpose;
 use paceline_core::{
-    Disposition, InvalidMessage, Message, Outcome, ProviderAnswer, Reason,
+    Disposition, EmailAddress, GivenUp, InvalidMessage, Message, Outcome, ProviderAnswer, Reason,
     decide::{self, decide},
     lane::HOLD_MAX,
 };
@@ -13,14 +13,14 @@ use tokio::time::sleep;
 
 use super::{
     Grant, bury,
-    finish::{bury_recipients, without},
+    finish::{bury_recipients, part, without},
     finish_dead, pass_on, retry,
 };
 use crate::{
     context::{Context, Present},
     dead,
     item::Item,
-    note::Note,
+    note::{Dead, Note},
     suppress::{self, HeldBack},
 };
 
@@ -210,7 +210,10 @@ pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim,
             match result {
                 // It went out; those who were refused then may not have been buried.
                 Recorded::Sent { note } if !note.is_empty() && attempt == claim.attempt => match Note::read(&note) {
-                    Note::Sent { refused, suppressed } => sent_without(cx, item, refused, &suppressed).await,
+                    Note::Sent { refused, mut dead, suppressed } => {
+                        dead.extend(refused.into_iter().map(|(at, answer)| (at, Reason::RejectedRecipient, answer)));
+                        sent_without(cx, item, dead, &suppressed).await;
+                    }
                     _ => item.settle.ack(),
                 },
                 // A later attempt exists, or this one went out: nothing is left to do.
@@ -218,18 +221,27 @@ pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim,
                 _ if attempt > claim.attempt => item.settle.ack(),
                 // The result was recorded, but perhaps not passed on: pass it on again. Claims and ids make one of two.
                 Recorded::Retry { note } => match Note::read(&note) {
-                    Note::Retry { journey, gone, suppressed } => {
+                    Note::Retry { journey, gone, dead, sent, suppressed } => {
                         item.journey = journey.resume(item.journey);
-                        if gone.is_empty() && suppressed.is_empty() {
+                        if gone.is_empty() && dead.is_empty() && sent.is_empty() && suppressed.is_empty() {
                             return retry(cx, item).await;
                         }
                         let Ok(mut message) = item.message(cx.settings.max_message_bytes) else { return retry(cx, item).await };
+                        let recipients: Vec<EmailAddress> = message.recipients().cloned().collect();
+                        let sent: Vec<_> = sent.iter().filter_map(|at| recipients.get(*at).cloned()).collect();
+                        let dead = given_up(&recipients, dead);
                         let gone: Vec<usize> =
                             gone.iter().map(|original| suppress::position_left(&suppressed, *original)).collect();
                         if !suppressed.is_empty() && !suppress::take_out(&mut item, &mut message, &suppressed) {
                             return;
                         }
-                        if gone.is_empty() { retry(cx, item).await } else { without(cx, item, &mut message, &gone).await }
+                        if !(sent.is_empty() && dead.is_empty()) {
+                            part(cx, item, &mut message, &sent, &dead).await;
+                        } else if gone.is_empty() {
+                            retry(cx, item).await;
+                        } else {
+                            without(cx, item, &mut message, &gone).await;
+                        }
                     }
                     _ => item.settle.ack(),
                 },
@@ -263,14 +275,19 @@ fn reason_of(disposition: &Disposition) -> Reason {
 }
 
 /// The message was accepted for all but these recipients (by position in the message as it came).
-async fn sent_without(cx: &Context, mut item: Item, refused: Vec<(usize, ProviderAnswer)>, suppressed: &[usize]) {
+async fn sent_without(cx: &Context, mut item: Item, dead: Vec<Dead>, suppressed: &[usize]) {
     let Ok(mut message) = item.message(cx.settings.max_message_bytes) else { return item.settle.ack() };
-    let address = |(at, answer): (usize, ProviderAnswer)| Some((message.recipients().nth(at)?.clone(), answer));
-    let refused: Vec<_> = refused.into_iter().filter_map(address).collect();
+    let recipients: Vec<EmailAddress> = message.recipients().cloned().collect();
     if !suppressed.is_empty() && !suppress::take_out(&mut item, &mut message, suppressed) {
         return;
     }
-    if bury_recipients(cx, &item, &message, &refused).await {
+    if bury_recipients(cx, &item, &message, &given_up(&recipients, dead)).await {
         item.settle.ack();
     }
+}
+
+/// Who is given up on, of the recipients of the message as it came.
+fn given_up(recipients: &[EmailAddress], dead: Vec<Dead>) -> Vec<GivenUp> {
+    let one = |(at, reason, answer): Dead| Some(GivenUp { recipient: recipients.get(at)?.clone(), reason, answer });
+    dead.into_iter().filter_map(one).collect()
 }

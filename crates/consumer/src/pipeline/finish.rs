@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use paceline_broker::Purpose;
 use paceline_core::{
-    Disposition, EmailAddress, Journey, LastError, Message, Outcome, ProviderAnswer, Reason, Timestamp,
+    Disposition, EmailAddress, GivenUp, Journey, LastError, Message, Outcome, ProviderAnswer, Reason, Timestamp,
     decide::{self, decide},
     event::{Event, Kind},
 };
@@ -14,7 +14,15 @@ use super::{
     claim::{Ready, Turn},
     finish_dead, lead_with_a_copy, retry,
 };
-use crate::{context::Context, dead, engine::Input, item::Item, note::Note, settle::Onward, suppress};
+use crate::{
+    context::Context,
+    dead,
+    engine::Input,
+    item::Item,
+    note::{Dead, Note},
+    settle::Onward,
+    suppress,
+};
 
 /// A call that has ended.
 #[derive(Debug, Clone, Copy)]
@@ -40,19 +48,17 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
         now: cx.now(),
         jitter: cx.world.chance(),
     };
+    let failures = item.journey.failures;
     let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.current().policy);
     let repeat_there = known && matches!(outcome, Outcome::Uncertain { .. });
     item.journey.account = repeat_there.then(|| account.name.to_string());
     cx.count(&item, &outcome);
-    let provider_id = match &outcome {
-        Outcome::Accepted { provider_id, .. } => provider_id.as_deref(),
-        _ => None,
-    };
+    let provider_id = outcome.provider_id();
     let granted_at_us = Some(grant.date_us);
     match disposition {
         Disposition::Complete { refused } => {
-            let positions = positions(&message, &refused, &suppressed);
-            cx.record(&claim, Recorded::Sent { note: Note::sent(positions, &suppressed) }).await;
+            let dead = ends(&message, &refused, &suppressed);
+            cx.record(&claim, Recorded::Sent { note: Note::sent(dead, &suppressed) }).await;
             if !bury_recipients(cx, &item, &message, &refused).await {
                 return;
             }
@@ -63,7 +69,7 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
         }
         Disposition::Retry { at } => {
             cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey, &suppressed) }).await;
-            let kind = if item.journey.failures > 0 && spent(&outcome) { Kind::Retrying } else { Kind::Throttled };
+            let kind = if item.journey.failures > failures { Kind::Retrying } else { Kind::Throttled };
             let event = cx.event(kind, &item, &message);
             let error = item.journey.last_error.as_ref();
             cx.emit(&Event { granted_at_us, retry_at: Some(at), error, ..event }, &item.lane);
@@ -90,6 +96,30 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
             }
             without(cx, item, &mut message, &gone).await;
         }
+        Disposition::Part { sent, dead, at } => {
+            let had: Vec<usize> = positions(&message, &sent).collect();
+            let originals = had.iter().map(|i| suppress::original_position(&suppressed, *i)).collect();
+            let note = Note::part(&item.journey, originals, ends(&message, &dead, &suppressed), &suppressed);
+            cx.record(&claim, Recorded::Retry { note }).await;
+            let event = cx.event(Kind::Sent, &item, &message);
+            let error = item.journey.last_error.as_ref();
+            let others = event.recipients - had.len() - positions_of(&message, &dead).count();
+            if !had.is_empty() {
+                cx.emit(&Event { granted_at_us, provider_id, recipients: had.len(), ..event }, &item.lane);
+            }
+            if others > 0 {
+                let event =
+                    cx.event(if item.journey.failures > failures { Kind::Retrying } else { Kind::Throttled }, &item, &message);
+                cx.emit(&Event { granted_at_us, retry_at: Some(at), recipients: others, error, ..event }, &item.lane);
+            } else if had.is_empty() {
+                let event = cx.event(Kind::Dead, &item, &message);
+                let reason = dead.first().map(|d| d.reason);
+                cx.emit(&Event { granted_at_us, reason, error, ..event }, &item.lane);
+            }
+            tracing::info!(id = %item.id, lane = %item.lane, attempts = item.journey.attempts, sent = had.len(), dead = dead.len(),
+                others, retry_at = %at, "recipients were answered differently");
+            part(cx, item, &mut message, &sent, &dead).await;
+        }
         Disposition::DeadLetter { reason } => {
             let letter = dead::whole(&item, Some(&message), &account.name, reason, cx.now());
             cx.record(&claim, Recorded::Dead { note: Note::dead(&letter, &suppressed) }).await;
@@ -100,10 +130,6 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
         }
     }
     drop(present);
-}
-
-fn spent(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Temporary { .. } | Outcome::Uncertain { .. })
 }
 
 /// The account was refused and the message certainly not taken: as if no call had been made, it goes back to its place in
@@ -123,33 +149,44 @@ async fn elsewhere(cx: &Arc<Context>, mut item: Item, message: Box<Message>, cla
     retry(cx, item).await;
 }
 
-/// Where the refused recipients stand in the message as it came.
-fn positions(
-    message: &Message,
-    refused: &[(EmailAddress, ProviderAnswer)],
-    suppressed: &[usize],
-) -> Vec<(usize, ProviderAnswer)> {
-    let position = |(address, answer): &(EmailAddress, ProviderAnswer)| {
-        let at = message.recipients().position(|r| r == address)?;
-        Some((suppress::original_position(suppressed, at), answer.clone()))
+/// Where these recipients stand in the message.
+fn positions(message: &Message, of: &[EmailAddress]) -> impl Iterator<Item = usize> {
+    message.recipients().enumerate().filter(|(_, r)| of.contains(r)).map(|(i, _)| i)
+}
+
+/// Likewise, those that are given up on.
+fn positions_of(message: &Message, dead: &[GivenUp]) -> impl Iterator<Item = usize> {
+    message.recipients().enumerate().filter(|(_, r)| dead.iter().any(|d| d.recipient == **r)).map(|(i, _)| i)
+}
+
+/// The ends of recipients, by where they stand in the message as it came.
+fn ends(message: &Message, dead: &[GivenUp], suppressed: &[usize]) -> Vec<Dead> {
+    let end = |GivenUp { recipient, reason, answer }: &GivenUp| {
+        let at = message.recipients().position(|r| r == recipient)?;
+        Some((suppress::original_position(suppressed, at), *reason, answer.clone()))
     };
-    refused.iter().filter_map(position).collect()
+    dead.iter().filter_map(end).collect()
 }
 
 /// Recipients (by position) become dead letters; the others go on as a message of their own.
-pub(super) async fn without(cx: &Arc<Context>, mut item: Item, message: &mut Message, gone: &[usize]) {
-    let error = item.journey.last_error.clone();
-    let answer = error.as_ref().map_or_else(
+pub(super) async fn without(cx: &Arc<Context>, item: Item, message: &mut Message, gone: &[usize]) {
+    let answer = item.journey.last_error.as_ref().map_or_else(
         || ProviderAnswer::new("rejected_recipient", None, ""),
         |e: &LastError| ProviderAnswer::new(&e.code, e.status, &e.message).suppressing(e.suppress),
     );
-    let recipients: Vec<EmailAddress> =
-        message.recipients().enumerate().filter(|(i, _)| gone.contains(i)).map(|(_, r)| r.clone()).collect();
-    let refused: Vec<_> = recipients.iter().map(|r| (r.clone(), answer.clone())).collect();
-    if !bury_recipients(cx, &item, message, &refused).await {
+    let gone = message.recipients().enumerate().filter(|(i, _)| gone.contains(i)).map(|(_, r)| r.clone());
+    let reason = Reason::RejectedRecipient;
+    let dead: Vec<GivenUp> = gone.map(|recipient| GivenUp { recipient, reason, answer: answer.clone() }).collect();
+    part(cx, item, message, &[], &dead).await;
+}
+
+/// Some recipients become dead letters, some have the message; the others go on as a message of their own.
+pub(super) async fn part(cx: &Arc<Context>, mut item: Item, message: &mut Message, sent: &[EmailAddress], dead: &[GivenUp]) {
+    if !bury_recipients(cx, &item, message, dead).await {
         return;
     }
-    message.remove_recipients(&recipients);
+    let done: Vec<EmailAddress> = sent.iter().chain(dead.iter().map(|d| &d.recipient)).cloned().collect();
+    message.remove_recipients(&done);
     if !lead_with_a_copy(message) {
         return item.settle.ack();
     }
@@ -169,15 +206,10 @@ pub(super) async fn without(cx: &Arc<Context>, mut item: Item, message: &mut Mes
     cx.settler.onward(onward, cx.now(), item.settle).await;
 }
 
-pub(super) async fn bury_recipients(
-    cx: &Context,
-    item: &Item,
-    message: &Message,
-    refused: &[(EmailAddress, ProviderAnswer)],
-) -> bool {
+pub(super) async fn bury_recipients(cx: &Context, item: &Item, message: &Message, dead: &[GivenUp]) -> bool {
     let account = &cx.settings.accounts[item.account].name;
-    for (address, answer) in refused {
-        let letter = dead::rejected(item, message, account, cx.now(), (address, answer));
+    for given_up in dead {
+        let letter = dead::given_up(item, message, account, cx.now(), given_up);
         if !cx.settler.bury(&letter, &item.body, &item.properties).await {
             return false;
         }

@@ -116,23 +116,30 @@ impl Tally {
     }
 }
 
-/// What one call counts as. Bad recipients and messages are answers like any other; what only asks to go slower is no failure.
+/// What one call counts as: its health by its chief part, its recipients each by their own. Bad recipients and messages are
+/// answers like any other; what only asks to go slower is no failure.
 fn counts(outcome: &Outcome, recipients: u64, took: Duration, adaptive: bool) -> Counts {
     let mut c = Counts { busy_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX), ..Counts::default() };
-    match outcome {
+    match outcome.chief() {
         Outcome::Accepted { .. } => c.accepted = 1,
         Outcome::Rejected { what: Rejected::Account, .. } => c.refused = 1,
         // Such as a full mailbox: the code says temporary, and means one recipient.
         Outcome::Temporary { answer, .. } if answer.suppress != Suppress::No => c.answered = 1,
         Outcome::Temporary { .. } | Outcome::Uncertain { .. } | Outcome::ReputationBlock { .. } => c.failed = 1,
-        Outcome::Throttled { .. } | Outcome::Greylisted { .. } | Outcome::Rejected { .. } => c.answered = 1,
+        Outcome::Throttled { .. } | Outcome::Greylisted { .. } | Outcome::Rejected { .. } | Outcome::Divided { .. } => {
+            c.answered = 1;
+        }
     }
-    match outcome {
-        Outcome::Throttled { scope: Scope::Account, .. } if adaptive => c.throttled_account = recipients,
-        Outcome::Throttled { scope: Scope::Destination, .. } if adaptive => c.throttled = recipients,
-        Outcome::Throttled { scope: Scope::Connection, .. } if adaptive => c.throttled_connection = recipients,
-        _ => c.passed = recipients,
+    let each = if matches!(outcome, Outcome::Divided { .. }) { 1 } else { recipients };
+    for part in outcome.parts() {
+        match part {
+            Outcome::Throttled { scope: Scope::Account, .. } if adaptive => c.throttled_account += each,
+            Outcome::Throttled { scope: Scope::Destination, .. } if adaptive => c.throttled += each,
+            Outcome::Throttled { scope: Scope::Connection, .. } if adaptive => c.throttled_connection += each,
+            _ => {}
+        }
     }
+    c.passed = recipients.saturating_sub(c.throttled_account + c.throttled + c.throttled_connection);
     c
 }
 
@@ -171,6 +178,18 @@ mod tests {
             (throttled(Scope::Account), Counts { answered: 1, throttled_account: 3, ..plain }),
             (throttled(Scope::Connection), Counts { answered: 1, throttled_connection: 3, ..plain }),
             (throttled(Scope::Recipient), Counts { answered: 1, ..passed }),
+        ] {
+            assert_eq!(counts(&outcome, 3, Duration::from_millis(20), true), want, "{outcome:?}");
+        }
+        let email = || paceline_core::EmailAddress::parse("u@x.org").unwrap();
+        let of = |parts: &[&Outcome]| Outcome::Divided {
+            provider_id: None,
+            each: parts.iter().map(|outcome| (email(), (*outcome).clone())).collect(),
+        };
+        let (slow, sent) = (throttled(Scope::Account), Outcome::accepted(None));
+        for (outcome, want) in [
+            (of(&[&slow, &sent, &slow]), Counts { accepted: 1, passed: 1, throttled_account: 2, ..plain }),
+            (of(&[&slow, &slow, &slow]), Counts { answered: 1, throttled_account: 3, ..plain }),
         ] {
             assert_eq!(counts(&outcome, 3, Duration::from_millis(20), true), want, "{outcome:?}");
         }

@@ -1,10 +1,13 @@
 //! The pipeline over in-process ports: what becomes of messages, whatever the provider says and the broker does.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
+mod batched;
 mod directed;
+mod divided;
 mod flows;
 mod lanes;
 mod learning;
+mod script;
 mod suppressed;
 
 use std::{
@@ -30,80 +33,11 @@ use paceline_core::{
 };
 use paceline_limiter::{fleet::LocalFleet, ledger::LocalLedger, local::LocalLimiter, signals::LocalSignals};
 use paceline_provider::{Attempt, Provider};
+use script::{Script, words};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-
-/// Answers by what the message's stream says; keeps every call.
-#[derive(Default)]
-struct Script {
-    calls: Mutex<Vec<(String, Vec<String>)>>,
-    keys: Mutex<Vec<String>>,
-    hang: tokio::sync::Notify,
-    /// Every call is refused because of the account.
-    refusing: AtomicBool,
-}
-
-impl Script {
-    fn calls_of(&self, id: &str) -> usize {
-        self.calls.lock().unwrap().iter().filter(|(i, _)| i == id).count()
-    }
-
-    fn total(&self) -> usize {
-        self.calls.lock().unwrap().len()
-    }
-}
-
-fn words(code: &str, status: u16) -> ProviderAnswer {
-    ProviderAnswer::new(code, Some(status), "as scripted")
-}
-
-#[async_trait]
-impl Provider for Script {
-    async fn send(&self, attempt: Attempt<'_>) -> Outcome {
-        let m = attempt.message;
-        let to = m.recipients().map(ToString::to_string).collect();
-        self.keys.lock().unwrap().push(attempt.idempotency_key.to_owned());
-        let nth = {
-            let mut calls = self.calls.lock().unwrap();
-            calls.push((m.id.clone(), to));
-            calls.iter().filter(|(i, _)| *i == m.id).count()
-        };
-        if self.refusing.load(Ordering::Relaxed) {
-            // Calls take a moment: others are under way meanwhile.
-            sleep(Duration::from_millis(20)).await;
-            return Outcome::Rejected { what: Rejected::Account, answer: words("unauthorized", 401) };
-        }
-        match m.stream.as_deref() {
-            Some("blocked") => {
-                let hours = Some(Duration::from_secs(4 * 3600));
-                Outcome::ReputationBlock { retry_after: hours, answer: words("on_block_list", 554) }
-            }
-            Some("fail-twice") if nth <= 2 => Outcome::Temporary { retry_after: None, answer: words("unavailable", 503) },
-            Some("fail") => Outcome::Temporary { retry_after: None, answer: words("unavailable", 503) },
-            Some("throttled-once") if nth == 1 => Outcome::Throttled {
-                scope: Scope::Destination,
-                retry_after: Some(Duration::from_millis(20)),
-                answer: words("rate_limited", 429),
-            },
-            Some("reject") => Outcome::Rejected { what: Rejected::Message, answer: words("bad_request", 400) },
-            Some("reject-second") if m.recipient_count() > 1 => {
-                Outcome::Rejected { what: Rejected::Recipients(vec![m.to[1].email.clone()]), answer: words("bad_recipient", 400) }
-            }
-            Some("lost") => Outcome::Uncertain { answer: ProviderAnswer::new("timeout", None, "") },
-            Some("hang") => {
-                self.hang.notified().await;
-                Outcome::accepted(None)
-            }
-            _ => Outcome::accepted(Some("p-1".into())),
-        }
-    }
-
-    fn idempotent(&self) -> bool {
-        false
-    }
-}
 
 struct Rig {
     broker: MemoryBroker,
@@ -113,6 +47,7 @@ struct Rig {
     cancels: watch::Sender<Arc<CancelSet>>,
     quota: Vec<Rate>,
     fleet_concurrency: Option<u32>,
+    batch: usize,
     /// There is a second account, `spare`.
     spare: bool,
     tenants: Vec<Named>,
@@ -135,6 +70,7 @@ impl Rig {
             cancels: watch::Sender::default(),
             quota: vec![],
             fleet_concurrency: None,
+            batch: 1,
             spare: false,
             tenants: vec![],
             suppressions: watch::Sender::new(Arc::new(SuppressionSet::new(1, true))),
@@ -164,8 +100,8 @@ impl Rig {
             concurrency: 32,
             fleet_concurrency: self.fleet_concurrency,
             total_timeout: Duration::from_secs(30),
-            batch: 1,
-            batch_wait: Duration::ZERO,
+            batch: self.batch,
+            batch_wait: Duration::from_millis(if self.batch > 1 { 50 } else { 0 }),
         };
         Settings {
             worker_id: format!("w-{}", rand::random::<u32>()).into(),
@@ -198,9 +134,13 @@ impl Rig {
     }
 
     fn worker(&self, google: Option<Limit>) -> Worker {
+        Worker::start(self.deps(google))
+    }
+
+    fn deps(&self, google: Option<Limit>) -> Deps {
         let domain = Domain::parse("gmail.com").unwrap();
         let destinations = Destinations::new(vec![DestinationSpec { name: "google".into(), domains: vec![domain] }]).unwrap();
-        Worker::start(Deps {
+        Deps {
             broker: Arc::new(self.broker.clone()),
             limiter: self.limiter.clone(),
             ledger: self.ledger.clone(),
@@ -214,7 +154,7 @@ impl Rig {
             metrics: Metrics::default(),
             world: World::default(),
             settings: self.settings(google),
-        })
+        }
     }
 
     async fn publish(&self, key: &str, body: String) {

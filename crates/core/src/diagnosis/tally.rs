@@ -38,12 +38,13 @@ const IDENTITY: [&str; 5] =
 impl Tally {
     /// Counts one call.
     pub fn count(&mut self, outcome: &Outcome) {
-        let of = match outcome {
+        let of = match outcome.chief() {
             Outcome::Accepted { .. } => &mut self.accepted,
             Outcome::Throttled { scope: Scope::Account, .. } => &mut self.throttled_account,
             Outcome::Throttled { .. } => &mut self.throttled,
             Outcome::Greylisted { .. } => &mut self.greylisted,
-            Outcome::Temporary { .. } | Outcome::Uncertain { .. } => &mut self.temporary,
+            // One that is divided has a chief part.
+            Outcome::Temporary { .. } | Outcome::Uncertain { .. } | Outcome::Divided { .. } => &mut self.temporary,
             Outcome::ReputationBlock { answer, .. } if names_identity(&answer.code) => &mut self.identity,
             Outcome::ReputationBlock { .. } => &mut self.reputation,
             Outcome::Rejected { what: Rejected::Recipients(_), .. } => &mut self.rejected_recipient,

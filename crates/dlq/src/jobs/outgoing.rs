@@ -65,14 +65,15 @@ fn narrowed(letter: &StoredDeadLetter) -> Result<Option<Bytes>, &'static str> {
     }
 }
 
-/// Whether the entry may be about one recipient of several. Where a provider refused all of them at once, there is one
-/// entry about the whole message, which its id tells.
+/// Whether the entry is about one recipient of several, of whom the others have the message or may still get it: its id
+/// tells. Who is refused or suppressed mostly is one of several, so there every id counts but the whole message's.
 pub(crate) fn is_about_one(entry: &DeadLetter) -> bool {
-    let about_whole = || {
-        let (id, replay) = (entry.message_id.as_deref().unwrap_or_default(), entry.replay.as_deref().unwrap_or_default());
-        entry.id == entry_id(id, replay, "", 0)
-    };
-    matches!(entry.reason, Reason::RejectedRecipient | Reason::Suppressed) && !about_whole()
+    let (id, replay) = (entry.message_id.as_deref().unwrap_or_default(), entry.replay.as_deref().unwrap_or_default());
+    let is_of = |whose: &str| entry.id == entry_id(id, replay, whose, 0);
+    match entry.reason {
+        Reason::RejectedRecipient | Reason::Suppressed => !is_of(""),
+        _ => entry.to.as_deref().is_some_and(is_of),
+    }
 }
 
 /// How workers name entries: by message, replay, recipient (empty for the whole message) and the digest of a body that
@@ -181,7 +182,7 @@ mod tests {
     #[test]
     fn an_entry_for_one_recipient_goes_to_that_one_alone() {
         for (whose, name) in [("b@gmail.com", None), ("c@x.org", Some("C")), ("d@x.org", None), ("e@x.org", None)] {
-            for reason in [Reason::RejectedRecipient, Reason::Suppressed] {
+            for reason in [Reason::RejectedRecipient, Reason::Suppressed, Reason::RetryBudgetExhausted] {
                 let id = entry_id("m1", "", whose, 0);
                 let out = made(&letter(reason, Some(whose), &id));
                 let message = Message::parse(&out.body, None, 10_000).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::SystemTime};
 
-use paceline_core::{EmailAddress, Message, Outcome, ProviderAnswer, Rejected, Suppress, Timestamp};
+use paceline_core::{EmailAddress, Message, Outcome, ProviderAnswer, Rejected, Timestamp};
 
 use super::wire::{Connection, Failure};
 use crate::{
@@ -49,24 +49,101 @@ pub(super) struct Served {
     pub(super) in_order: bool,
 }
 
-/// One mail transaction.
+/// Each recipient, in order, with what it was answered; `None` where it was taken. Empty until all have been asked about.
+#[derive(Default)]
+pub(super) struct Asked(Vec<(EmailAddress, Option<Outcome>)>);
+
+impl Asked {
+    /// Whom the mail itself goes to; `all` where nobody has been asked about.
+    pub(super) fn taken(&self, all: &[EmailAddress]) -> Vec<EmailAddress> {
+        match self.0.as_slice() {
+            [] => all.to_vec(),
+            each => each.iter().filter(|(_, own)| own.is_none()).map(|(email, _)| email.clone()).collect(),
+        }
+    }
+
+    /// The outcome of the whole, where `rest` came of those that were taken.
+    pub(super) fn with(self, rest: Outcome) -> Outcome {
+        if self.0.iter().all(|(_, own)| own.is_none()) || is_of_account(&rest) {
+            return rest;
+        }
+        let refused = |own: &Option<Outcome>| matches!(own, None | Some(Outcome::Rejected { .. }));
+        match rest {
+            Outcome::Accepted { provider_id, .. } if self.0.iter().all(|(_, own)| refused(own)) => {
+                let refused = self.0.into_iter().filter_map(|(email, own)| Some((email, own?.answer()?.clone())));
+                Outcome::Accepted { provider_id, refused: refused.collect() }
+            }
+            rest => {
+                let provider_id = rest.provider_id().map(str::to_owned);
+                let outcome = |email: &EmailAddress, own: Option<Outcome>| own.unwrap_or_else(|| for_one(&rest, email));
+                let each = self.0.into_iter().map(|(email, own)| (email.clone(), outcome(&email, own))).collect();
+                Outcome::Divided { provider_id, each }
+            }
+        }
+    }
+
+    /// The outcome where the mail goes to nobody; `None` where it goes to somebody.
+    fn nobody(&mut self) -> Option<Outcome> {
+        // The account is refused for all, whoever else was taken.
+        let account = self.0.iter().find_map(|(_, own)| own.clone().filter(is_of_account));
+        if account.is_some() {
+            self.0.clear();
+            return account;
+        }
+        if self.0.iter().any(|(_, own)| own.is_none()) {
+            return None;
+        }
+        let mut each: Vec<_> = std::mem::take(&mut self.0).into_iter().filter_map(|(email, own)| Some((email, own?))).collect();
+        Some(if each.len() == 1 { each.remove(0).1 } else { Outcome::Divided { provider_id: None, each } })
+    }
+}
+
+fn is_of_account(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Rejected { what: Rejected::Account, .. })
+}
+
+/// An outcome of several recipients as it is for one of them.
+fn for_one(outcome: &Outcome, email: &EmailAddress) -> Outcome {
+    match outcome {
+        Outcome::Rejected { what: Rejected::Recipients(_), answer } => {
+            Outcome::Rejected { what: Rejected::Recipients(vec![email.clone()]), answer: answer.clone() }
+        }
+        other => other.clone(),
+    }
+}
+
+/// One mail transaction. What recipients were answered stands in `asked` also where it fails after that.
 ///
 /// # Errors
-/// Where the connection broke, or the server refused what concerns all recipients.
-pub(super) async fn transact(connection: &mut Connection, mail: &Mail<'_>, rules: &ReplyRules) -> Result<Served, Failure> {
-    let utf8 = !mail.international.is_empty() || mail.international_sender.is_some();
-    if utf8 && !connection.extensions.smtputf8 {
-        let answer = ProviderAnswer::new("unsupported", None, "the server does not take addresses that are not ASCII (SMTPUTF8)");
-        let outcome = match mail.international_sender {
-            Some(field) => unsupported(field, "the server does not take addresses that are not ASCII (SMTPUTF8)"),
-            None => Outcome::Rejected { what: Rejected::Recipients(mail.international.clone()), answer },
-        };
-        return Ok(Served { outcome, in_order: true });
+/// Where the connection broke, or the server refused what concerns all that were taken.
+pub(super) async fn transact(
+    connection: &mut Connection,
+    mail: &Mail<'_>,
+    rules: &ReplyRules,
+    asked: &mut Asked,
+) -> Result<Served, Failure> {
+    const ASCII_ONLY: &str = "the server does not take addresses that are not ASCII (SMTPUTF8)";
+    let ascii_only = !connection.extensions.smtputf8;
+    if let Some(field) = mail.international_sender.filter(|_| ascii_only) {
+        return Ok(Served { outcome: unsupported(field, ASCII_ONLY), in_order: true });
     }
-    let replies = envelope(connection, mail, utf8).await?;
-    if let Some(outcome) = nobody_yet(rules, &replies) {
+    let foreign = |email: &&EmailAddress| ascii_only && mail.international.contains(email);
+    let (strangers, recipients): (Vec<_>, Vec<_>) = mail.recipients.iter().partition(foreign);
+    let utf8 = !ascii_only && (!mail.international.is_empty() || mail.international_sender.is_some());
+    let replies = if recipients.is_empty() { Vec::new() } else { envelope(connection, mail, &recipients, utf8).await? };
+    let anybody = replies.iter().any(Reply::is_positive);
+    let own = |(email, reply): (&EmailAddress, Reply)| {
+        let outcome = (!reply.is_positive()).then(|| smtp_reply::recipient(rules, &reply, email, anybody));
+        (email.clone(), outcome)
+    };
+    let unsupported = |email: &EmailAddress| {
+        let answer = ProviderAnswer::new("unsupported", None, ASCII_ONLY);
+        (email.clone(), Some(Outcome::Rejected { what: Rejected::Recipients(vec![email.clone()]), answer }))
+    };
+    asked.0 = recipients.iter().copied().zip(replies).map(own).chain(strangers.iter().copied().map(unsupported)).collect();
+    if let Some(outcome) = asked.nobody() {
         // What was begun must be ended before the connection serves again.
-        let in_order = connection.reset().await;
+        let in_order = recipients.is_empty() || connection.reset().await;
         return Ok(Served { outcome, in_order });
     }
     let reply = connection.command(Stage::Data, "DATA\r\n").await?;
@@ -74,28 +151,26 @@ pub(super) async fn transact(connection: &mut Connection, mail: &Mail<'_>, rules
         return Err(Failure::Broken { stage: Stage::Data, code: "unexpected_reply", problem: reply.text() });
     }
     let reply = connection.content(&mail.bytes).await?;
-    let served: Vec<_> = replies.iter().filter(|(_, r)| r.is_positive()).map(|(email, _)| email.clone()).collect();
-    let refused = replies.into_iter().filter(|(_, r)| !r.is_positive());
     let outcome = match reply.code {
         200..300 => {
             connection.served += 1;
-            let refused = refused.map(|(email, reply)| {
-                let said = smtp_reply::outcome(rules, Stage::Rcpt, &reply, std::slice::from_ref(&email));
-                let answer = said.answer().cloned().unwrap_or_else(|| ProviderAnswer::new("refused", Some(reply.code), ""));
-                (email, answer)
-            });
-            Outcome::Accepted { provider_id: queue_id(&reply.text()), refused: refused.collect() }
+            Outcome::accepted(queue_id(&reply.text()))
         }
         // Neither yes nor no, after everything was written.
         300..400 => Outcome::Uncertain { answer: ProviderAnswer::new("unexpected_reply", Some(reply.code), &reply.text()) },
-        _ => smtp_reply::outcome(rules, Stage::Content, &reply, &served),
+        _ => smtp_reply::outcome(rules, Stage::Content, &reply, &asked.taken(&mail.recipients)),
     };
     let in_order = reply.code != 421 && !(300..400).contains(&reply.code);
-    Ok(Served { outcome, in_order })
+    Ok(Served { outcome: std::mem::take(asked).with(outcome), in_order })
 }
 
-/// `MAIL` and each `RCPT`, in one write where the server allows; the reply to each `RCPT`.
-async fn envelope(connection: &mut Connection, mail: &Mail<'_>, utf8: bool) -> Result<Vec<(EmailAddress, Reply)>, Failure> {
+/// `MAIL` and the `RCPT` of each recipient, in one write where the server allows; the reply to each `RCPT`.
+async fn envelope(
+    connection: &mut Connection,
+    mail: &Mail<'_>,
+    recipients: &[&EmailAddress],
+    utf8: bool,
+) -> Result<Vec<Reply>, Failure> {
     let mut commands = format!("MAIL FROM:<{}>", mail.from);
     if connection.extensions.size {
         // Writing to a string does not fail.
@@ -108,10 +183,10 @@ async fn envelope(connection: &mut Connection, mail: &Mail<'_>, utf8: bool) -> R
         }
     }
     commands.push_str("\r\n");
-    let rcpt = |email: &EmailAddress| format!("RCPT TO:<{email}>\r\n");
+    let rcpt = |email: &&EmailAddress| format!("RCPT TO:<{email}>\r\n");
     let pipelined = connection.extensions.pipelining;
     if pipelined {
-        commands.extend(mail.recipients.iter().map(rcpt));
+        commands.extend(recipients.iter().map(rcpt));
     }
     connection.write(Stage::Mail, commands.as_bytes()).await?;
     let sender = connection.reply(Stage::Mail).await?;
@@ -119,8 +194,8 @@ async fn envelope(connection: &mut Connection, mail: &Mail<'_>, utf8: bool) -> R
     if !sender.is_positive() && (!pipelined || sender.code == 421) {
         return Err(refused(sender));
     }
-    let mut replies = Vec::with_capacity(mail.recipients.len());
-    for email in &mail.recipients {
+    let mut replies = Vec::with_capacity(recipients.len());
+    for email in recipients {
         if !pipelined {
             connection.write(Stage::Rcpt, rcpt(email).as_bytes()).await?;
         }
@@ -132,55 +207,10 @@ async fn envelope(connection: &mut Connection, mail: &Mail<'_>, utf8: bool) -> R
         if reply.code == 421 {
             return Err(Failure::Refused { stage: Stage::Rcpt, reply });
         }
-        replies.push((email.clone(), reply));
+        replies.push(reply);
     }
     // The replies to the recipients were read to stay in step; without a sender they say nothing.
     if sender.is_positive() { Ok(replies) } else { Err(refused(sender)) }
-}
-
-/// The outcome where the mail does not go out now: nobody takes it, or somebody takes it later only.
-///
-/// An outcome cannot say "these have it, those later": so nobody gets it until all can be served or are out of the way.
-fn nobody_yet(rules: &ReplyRules, replies: &[(EmailAddress, Reply)]) -> Option<Outcome> {
-    let mut gone: Vec<EmailAddress> = Vec::new();
-    let mut refusal: Option<Outcome> = None;
-    let mut later: Option<Outcome> = None;
-    let mut served = 0;
-    for (email, reply) in replies {
-        if reply.is_positive() {
-            served += 1;
-            continue;
-        }
-        let outcome = smtp_reply::outcome(rules, Stage::Rcpt, reply, std::slice::from_ref(email));
-        match &outcome {
-            Outcome::Rejected { what: Rejected::Recipients(_), .. } => {
-                gone.push(email.clone());
-                let suppress = outcome.answer().map_or(Suppress::No, |a| a.suppress);
-                // One answer stands for all: it must not say more of any than was said of each.
-                if let Some(Outcome::Rejected { answer, .. }) = &mut refusal
-                    && answer.suppress != suppress
-                {
-                    answer.suppress = Suppress::No;
-                }
-                refusal.get_or_insert(outcome);
-            }
-            // The account or the message: it is the same for all.
-            Outcome::Rejected { .. } => return Some(outcome),
-            // What waits longest for a reason of its own counts; greylisting passes by itself.
-            Outcome::Greylisted { .. } => {
-                later.get_or_insert(outcome);
-            }
-            _ if matches!(later, None | Some(Outcome::Greylisted { .. })) => later = Some(outcome),
-            _ => {}
-        }
-    }
-    match (refusal, later) {
-        (Some(Outcome::Rejected { answer, .. }), later) if served == 0 || later.is_some() => {
-            Some(Outcome::Rejected { what: Rejected::Recipients(gone), answer })
-        }
-        (None, Some(later)) => Some(later),
-        _ => None,
-    }
 }
 
 /// The server's id in "2.0.0 Ok: queued as 4Xyz", "OK id=1abc-2", "Ok 0102018f-…".

@@ -1,175 +1,24 @@
 //! Provider `smtp` against a raw TCP server that behaves as oddly as servers do.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod recipients;
+mod server;
+
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use paceline_core::{Message, Outcome, Rejected, Scope};
-use paceline_provider::{Attempt, Credentials, HttpSettings, Provider, Secret, Settings, SmtpSettings, Tls, build};
+use paceline_core::{Outcome, Scope};
+use paceline_provider::{Attempt, Credentials, HttpSettings, Secret, Settings, SmtpSettings, Tls, build};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
 };
 
-/// What the server does when a command comes.
-#[derive(Clone, Copy)]
-enum Act {
-    Say(&'static [u8]),
-    SayAndClose(&'static str),
-    Close,
-    /// Says nothing any more, and reads nothing.
-    Hang,
-    /// Says it without waiting for the mail that was promised, and reads nothing.
-    SayAndHang(&'static str),
-}
-use Act::{Close, Hang, Say, SayAndClose, SayAndHang};
-
-/// What one connection does otherwise than well, by the start of the command; `220` is the greeting and `.` the end of
-/// a mail. A number in front counts: `2 MAIL` is the second `MAIL`.
-type Script = &'static [(&'static str, Act)];
-
-struct Server {
-    port: u16,
-    connections: Arc<AtomicUsize>,
-    most_at_once: Arc<AtomicUsize>,
-    /// Every line of every connection, mails included, each connection's number in front.
-    heard: Arc<Mutex<Vec<String>>>,
-}
-
-impl Server {
-    fn heard(&self, start: &str) -> usize {
-        self.heard.lock().unwrap().iter().filter(|line| line.split_once(' ').unwrap().1.starts_with(start)).count()
-    }
-
-    fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
-    }
-}
-
-/// The nth connection gets the nth script, the last one from then on.
-async fn server(scripts: &'static [Script]) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (connections, most_at_once) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (heard, now) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
-    let out = Server {
-        port,
-        connections: Arc::clone(&connections),
-        most_at_once: Arc::clone(&most_at_once),
-        heard: Arc::clone(&heard),
-    };
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let n = connections.fetch_add(1, Ordering::SeqCst);
-            let script = *scripts.get(n).or(scripts.last()).unwrap();
-            let (heard, now, most) = (Arc::clone(&heard), Arc::clone(&now), Arc::clone(&most_at_once));
-            tokio::spawn(async move {
-                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                // A client may go away at any moment.
-                let _ = serve(n, stream, script, &heard).await;
-                now.fetch_sub(1, Ordering::SeqCst);
-            });
-        }
-    });
-    out
-}
-
-const WELL: [(&str, &str); 9] = [
-    ("220", "220 mx.test ESMTP\r\n"),
-    ("EHLO", "250-mx.test\r\n250-PIPELINING\r\n250-AUTH LOGIN PLAIN\r\n250 SIZE 1000000\r\n"),
-    ("MAIL", "250 2.1.0 Ok\r\n"),
-    ("RCPT", "250 2.1.5 Ok\r\n"),
-    ("DATA", "354 go on\r\n"),
-    (".", "250 2.0.0 Ok: queued as Q1\r\n"),
-    ("RSET", "250 2.0.0 Ok\r\n"),
-    ("AUTH", "235 2.7.0 welcome\r\n"),
-    ("QUIT", "221 2.0.0 Bye\r\n"),
-];
-
-async fn serve(n: usize, stream: TcpStream, script: Script, heard: &Mutex<Vec<String>>) -> std::io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    let mut counts = BTreeMap::new();
-    let mut command = "220".to_owned();
-    let mut in_mail = false;
-    loop {
-        let verb = command.split([' ', ':']).next().unwrap_or_default().to_owned();
-        let count: &mut usize = counts.entry(verb.clone()).or_default();
-        *count += 1;
-        let odd = script.iter().find(|(start, _)| {
-            let (nth, start) = start.split_once(' ').filter(|(nth, _)| nth.parse::<usize>().is_ok()).unwrap_or(("", start));
-            command.starts_with(start) && (nth.is_empty() || nth == count.to_string())
-        });
-        let well = WELL.iter().find(|(start, _)| command.starts_with(start)).map_or("500 what?\r\n", |(_, say)| say);
-        match odd.map_or(Say(well.as_bytes()), |(_, act)| *act) {
-            Say(bytes) => stream.write_all(bytes).await?,
-            SayAndClose(text) => return stream.write_all(text.as_bytes()).await,
-            Close => return Ok(()),
-            SayAndHang(text) => {
-                stream.write_all(text.as_bytes()).await?;
-                std::future::pending().await
-            }
-            Hang => std::future::pending().await,
-        }
-        in_mail = in_mail || verb == "DATA";
-        if verb == "." {
-            in_mail = false;
-        }
-        command.clear();
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await? == 0 {
-                return Ok(());
-            }
-            heard.lock().unwrap().push(format!("{n} {}", line.trim_end()));
-            if !in_mail || line == ".\r\n" {
-                line.trim_end().clone_into(&mut command);
-                break;
-            }
-        }
-    }
-}
-
-fn smtp(server: &Server, change: impl FnOnce(&mut SmtpSettings)) -> Arc<dyn Provider> {
-    let mut settings = SmtpSettings { port: server.port, ..SmtpSettings::new("127.0.0.1", Tls::None) };
-    change(&mut settings);
-    build(Settings::Smtp(settings), &HttpSettings::default(), "t").unwrap()
-}
-
-/// For servers that say nothing; only where silence is what is waited for.
-fn impatient(server: &Server) -> Arc<dyn Provider> {
-    let settings = SmtpSettings { port: server.port, ..SmtpSettings::new("127.0.0.1", Tls::None) };
-    let http = HttpSettings { read_timeout: Duration::from_millis(400), ..HttpSettings::default() };
-    build(Settings::Smtp(settings), &http, "t").unwrap()
-}
-
-fn message_to(to: &[&str]) -> Message {
-    let body = serde_json::json!({"id": "m-1", "from": "s@b.org", "to": to, "subject": "Hi", "text": "one\n.two\n"});
-    Message::parse(body.to_string().as_bytes(), None, 20 << 20).unwrap()
-}
-
-async fn send_to(provider: &Arc<dyn Provider>, to: &[&str]) -> Outcome {
-    provider.send(Attempt { message: &message_to(to), idempotency_key: "m-1" }).await
-}
-
-async fn send(provider: &Arc<dyn Provider>) -> Outcome {
-    send_to(provider, &["u@x.org"]).await
-}
-
-fn brief(outcome: &Outcome) -> String {
-    format!("{} {}", outcome.label(), outcome.answer().map(|a| a.code.as_str()).unwrap_or_default()).trim_end().to_owned()
-}
-
-/// A fresh server with this script, one call.
-async fn once(script: &'static [Script]) -> (String, Server) {
-    let server = server(script).await;
-    (brief(&send(&smtp(&server, |_| {})).await), server)
-}
+use server::{
+    Close, Hang, Say, SayAndClose, SayAndHang, Script, brief, impatient, message_to, once, send, send_to, server, smtp,
+};
 
 #[tokio::test]
 async fn replies_in_odd_forms_are_understood() {
@@ -276,40 +125,6 @@ async fn a_kept_connection_that_was_closed_is_replaced_once() {
         assert_eq!(brief(&send(&provider).await), want);
         assert_eq!(server.connections(), connections, "{want}");
     }
-}
-
-#[tokio::test]
-async fn each_recipient_has_a_reply_of_its_own() {
-    let server = server(&[&[
-        ("RCPT TO:<gone", Say(b"550 5.1.1 unknown\r\n")),
-        ("RCPT TO:<later", Say(b"451 4.3.0 try later\r\n")),
-        ("RCPT TO:<grey", Say(b"450 4.2.0 Greylisted, try again in 60 seconds\r\n")),
-    ]])
-    .await;
-    let provider = smtp(&server, |_| {});
-    let Outcome::Accepted { refused, provider_id } = send_to(&provider, &["a@x.org", "gone@x.org", "b@x.org"]).await else {
-        panic!()
-    };
-    assert_eq!(provider_id.as_deref(), Some("Q1"));
-    let refused: Vec<_> =
-        refused.iter().map(|(email, answer)| (email.to_string(), answer.status, answer.message.as_str())).collect();
-    assert_eq!(refused, [("gone@x.org".to_owned(), Some(550), "5.1.1 unknown")]);
-    assert_eq!(server.heard("DATA"), 1);
-    // Nobody is sent a mail that another is to get later: the outcome could not say so.
-    for (to, want) in [
-        (&["a@x.org", "later@x.org"] as &[&str], "temporary try_later"),
-        (&["a@x.org", "grey@x.org"], "greylisted greylisted"),
-        (&["grey@x.org", "later@x.org"], "temporary try_later"),
-    ] {
-        assert_eq!(brief(&send_to(&provider, to).await), want);
-    }
-    let outcome = send_to(&provider, &["a@x.org", "gone@x.org", "later@x.org"]).await;
-    let Outcome::Rejected { what: Rejected::Recipients(gone), .. } = outcome else { panic!("{outcome:?}") };
-    assert_eq!((gone.len(), gone[0].local()), (1, "gone"));
-    assert_eq!((server.heard("DATA"), server.connections()), (1, 1));
-    // An address given twice is served once.
-    assert_eq!(brief(&send_to(&provider, &["a@x.org", "a@x.org"]).await), "accepted");
-    assert_eq!(server.heard("RCPT TO:<a@x.org>"), 5);
 }
 
 #[tokio::test]
@@ -448,24 +263,6 @@ async fn starttls_is_insisted_on_and_cannot_be_slipped_past() {
         assert_eq!(brief(&send(&provider).await), want);
         assert_eq!((server.heard("AUTH"), server.heard("MAIL")), (0, 0));
     }
-}
-
-#[tokio::test]
-async fn foreign_addresses_need_a_server_that_takes_them() {
-    let server = server(&[&[], &[("EHLO", Say(b"250-mx\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"))]]).await;
-    let provider = smtp(&server, |s| s.messages_per_connection = 1);
-    let to: &[&str] = &["u@x.org", "zoë@bücher.example"];
-    let outcome = send_to(&provider, to).await;
-    let Outcome::Rejected { what: Rejected::Recipients(gone), .. } = outcome else { panic!("{outcome:?}") };
-    assert_eq!((gone.len(), gone[0].local()), (1, "zoë"));
-    let mut message = message_to(&["u@x.org"]);
-    message.from = serde_json::from_str("\"zoë@b.org\"").unwrap();
-    let outcome = provider.send(Attempt { message: &message, idempotency_key: "m" }).await;
-    assert_eq!(brief(&outcome), "rejected_message unsupported");
-    assert_eq!(brief(&send(&provider).await), "accepted", "on the first connection, its last");
-    assert_eq!(brief(&send_to(&provider, to).await), "accepted");
-    assert_eq!(server.heard("MAIL FROM:<s@b.org> SMTPUTF8 BODY=8BITMIME"), 1);
-    assert_eq!(server.heard("RCPT TO:<zoë@xn--bcher-kva.example>"), 1);
 }
 
 #[test]
