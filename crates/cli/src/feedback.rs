@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use paceline_control::feedback::{Feedback, FeedbackSink, Fetch, SuppressionSink};
-use paceline_provider::{Fetcher, HttpSettings};
+use paceline_control::feedback::{Feedback, FeedbackSink, Fetch, SuppressionSink, Unfetched};
+use paceline_provider::{FetchError, Fetcher, HttpSettings};
 use paceline_store::Store;
 
 use crate::{config::Config, exit::Failure};
@@ -31,7 +31,10 @@ struct Https(Fetcher);
 
 #[async_trait]
 impl Fetch for Https {
-    async fn get(&self, url: &str, max_bytes: usize) -> Result<Bytes, String> {
-        self.0.get(url, max_bytes).await.map_err(|e| e.to_string())
+    async fn get(&self, url: &str, max_bytes: usize) -> Result<Bytes, Unfetched> {
+        self.0.get(url, max_bytes).await.map_err(|e| match e {
+            FetchError::Status(400..=407 | 409..=428 | 430..=499) => Unfetched::Missing(e.to_string()),
+            _ => Unfetched::Away(e.to_string()),
+        })
     }
 }

@@ -29,8 +29,16 @@ pub trait Fetch: Send + Sync {
     /// The body of a 200 answer to a GET, of at most `max_bytes`. Bounded in time; follows no redirect.
     ///
     /// # Errors
-    /// Why there is none, for a log.
-    async fn get(&self, url: &str, max_bytes: usize) -> Result<Bytes, String>;
+    /// Why there is none.
+    async fn get(&self, url: &str, max_bytes: usize) -> Result<Bytes, Unfetched>;
+}
+
+/// Why there is no document, in words for a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfetched {
+    /// The server has answered that there is none: asking again brings nothing else.
+    Missing(String),
+    Away(String),
 }
 
 /// What has been fetched.
@@ -60,7 +68,11 @@ impl Certificates {
             return Err(Refusal::Amazon);
         }
         fetched.push(now);
-        let key = PublicKey::of_certificate(&self.get(url).await?)?;
+        let pem = self.get(url).await.map_err(|why| match why {
+            Unfetched::Missing(_) => Refusal::Certificate,
+            Unfetched::Away(_) => Refusal::Amazon,
+        });
+        let key = PublicKey::of_certificate(&pem?)?;
         if !key.is_valid(now) {
             return Err(Refusal::Certificate);
         }
@@ -74,7 +86,7 @@ impl Certificates {
 
     /// Asks an address of SNS that does something when it is asked.
     pub(super) async fn visit(&self, url: &str) -> Result<(), Refusal> {
-        self.get(url).await.map(|_| ())
+        self.get(url).await.map(|_| ()).map_err(|_| Refusal::Amazon)
     }
 
     fn kept(&self, url: &str, now: Timestamp) -> Option<PublicKey> {
@@ -83,11 +95,11 @@ impl Certificates {
         (now.since(*since) < KEPT_FOR && key.is_valid(now)).then(|| key.clone())
     }
 
-    async fn get(&self, url: &str) -> Result<Bytes, Refusal> {
-        let Some(fetch) = &self.fetch else { return Err(Refusal::Amazon) };
-        fetch.get(url, MAX_ANSWER_BYTES).await.map_err(|why| {
-            warn!(%why, "Amazon SNS could not be asked");
-            Refusal::Amazon
+    async fn get(&self, url: &str) -> Result<Bytes, Unfetched> {
+        let Some(fetch) = &self.fetch else { return Err(Unfetched::Away("nothing is fetched here".to_owned())) };
+        fetch.get(url, MAX_ANSWER_BYTES).await.inspect_err(|why| match why {
+            Unfetched::Missing(why) => warn!(%why, "Amazon SNS has nothing at an address of its own that was shown"),
+            Unfetched::Away(why) => warn!(%why, "Amazon SNS could not be asked"),
         })
     }
 }
@@ -103,9 +115,9 @@ mod tests {
 
     #[async_trait]
     impl Fetch for Away {
-        async fn get(&self, _: &str, _: usize) -> Result<Bytes, String> {
+        async fn get(&self, _: &str, _: usize) -> Result<Bytes, Unfetched> {
             self.0.fetch_add(1, Ordering::Relaxed);
-            Err("away".into())
+            Err(Unfetched::Away("away".into()))
         }
     }
 

@@ -43,7 +43,8 @@ pub(super) struct Signed<'a> {
 
 /// Whether `key` has signed the token, near enough to now.
 pub(super) fn verify<'a>(body: &'a [u8], key: &hmac::Key, now: Timestamp, tolerance: Duration) -> Result<Signed<'a>, Refusal> {
-    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|_| Refusal::Malformed)?;
+    // What cannot be read shows no signature.
+    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|_| Refusal::Unsigned)?;
     let Signature { timestamp, token, signature } = &*envelope.signature;
     let (Some(_), Some(token), Some(signature)) = (timestamp.given(), token.given(), signature.given()) else {
         return Err(Refusal::Unsigned);

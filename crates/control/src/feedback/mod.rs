@@ -35,7 +35,7 @@ use paceline_broker::Broker;
 use paceline_classifier::Classifier;
 use prometheus_client::registry::Registry;
 
-pub use certificates::Fetch;
+pub use certificates::{Fetch, Unfetched};
 use consume::Worker;
 pub use consume::{FeedbackSink, Received};
 use intake::Intake;

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 pub enum Refusal {
     /// No account of that name takes events.
     UnknownAccount,
-    /// It shows no signature or no credentials at all.
+    /// It shows no signature or no credentials, or cannot be read where they would stand in it.
     Unsigned,
     /// The signature or the credentials are wrong: a changed byte, another key.
     Signature,
@@ -17,11 +17,11 @@ pub enum Refusal {
     Replayed,
     /// The certificate, or the address that confirms a subscription, is not at Amazon SNS.
     Host,
-    /// The certificate is not one of Amazon SNS, or not valid now.
+    /// The certificate is not one of Amazon SNS, or not valid now, or Amazon SNS has none there.
     Certificate,
     /// The topic is not one that the account takes events from.
     Topic,
-    /// It cannot be read.
+    /// It is genuine, as far as can be told, and cannot be read.
     Malformed,
     /// The body is over [`super::MAX_BODY_BYTES`], or holds over [`super::MAX_EVENTS`].
     TooLarge,

@@ -48,8 +48,9 @@ pub(super) struct Claim<'a> {
 }
 
 impl Envelope {
+    /// What cannot be read shows no signature.
     pub(super) fn parse(body: &[u8]) -> Result<Envelope, Refusal> {
-        serde_json::from_slice(body).map_err(|_| Refusal::Malformed)
+        serde_json::from_slice(body).map_err(|_| Refusal::Unsigned)
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -73,7 +74,8 @@ impl Envelope {
             _ => return Err(Refusal::Signature),
         };
         let signature = STANDARD.decode(signature).map_err(|_| Refusal::Signature)?;
-        let at = self.timestamp.parse().map_err(|_| Refusal::Malformed)?;
+        // Amazon signs no such time.
+        let at = self.timestamp.parse().map_err(|_| Refusal::Signature)?;
         if !fresh(at, now, tolerance) {
             return Err(Refusal::Timestamp);
         }

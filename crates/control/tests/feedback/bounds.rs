@@ -26,7 +26,7 @@ async fn bodies_and_batches_are_bounded() {
     assert_eq!(stage.post("sparkpost", &authorized, many.as_bytes()).await, 413);
     let nested = "[".repeat(MAX_BODY_BYTES);
     assert_eq!(stage.post("sparkpost", &authorized, nested.as_bytes()).await, 400);
-    assert_eq!(stage.post("mailgun", &[], nested.as_bytes()).await, 400);
+    assert_eq!(stage.post("mailgun", &[], nested.as_bytes()).await, 401);
     let objects = format!("[{}1]", r#"{"msys":{"message_event":{"type":{"a":[{}]}}}},"#.repeat(5_000));
     assert_eq!(stage.post("sparkpost", &authorized, objects.as_bytes()).await, 200);
     assert_eq!((stage.counted("sparkpost", "ignored").await, stage.counted("sparkpost", "unreadable").await), (5_000, 1));

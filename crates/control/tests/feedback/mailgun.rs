@@ -48,11 +48,17 @@ async fn genuine_events_are_taken_and_tokens_only_once() {
         ("a signature of another kind", json!({"signature": [1], "event-data": {}}), 401, "unsigned"),
         ("an old time", old, 403, "timestamp"),
         ("a time to come", body(KEY, &seconds(3600), "token-6", "e2"), 403, "timestamp"),
-        ("no object", json!(7), 400, "malformed"),
+        ("no object", json!(7), 401, "unsigned"),
     ] {
         let before = stage.refused("main", why).await;
         assert_eq!(post(&stage, &body).await, status, "{what}");
         assert_eq!(stage.refused("main", why).await, before + 1, "{what}");
+    }
+    // Wherever a byte of it is changed so that it cannot be read any more.
+    let whole = body(KEY, &now, "token-8", "e3").to_string().into_bytes();
+    let cut = [whole[..whole.len() - 1].to_vec(), [b"x", &whole[1..]].concat()];
+    for body in cut {
+        assert_eq!(stage.post("main", &[], &body).await, 401, "{}", String::from_utf8_lossy(&body));
     }
     stage.events(1).await;
 

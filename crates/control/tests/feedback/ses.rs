@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use paceline_control::feedback::{Fetch, Scheme};
+use paceline_control::feedback::{Fetch, Scheme, Unfetched};
 use paceline_core::{Timestamp, feedback::Kind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,9 +43,14 @@ impl Web {
 
 #[async_trait]
 impl Fetch for Web {
-    async fn get(&self, url: &str, _: usize) -> Result<Bytes, String> {
+    async fn get(&self, url: &str, _: usize) -> Result<Bytes, Unfetched> {
         self.asked.lock().unwrap().push(url.to_owned());
-        self.pages.lock().unwrap().get(url).cloned().ok_or_else(|| "nothing there".to_owned())
+        let page = self.pages.lock().unwrap().get(url).cloned();
+        let missing = || match url.contains("away") {
+            true => Unfetched::Away("no answer".to_owned()),
+            false => Unfetched::Missing("nothing there".to_owned()),
+        };
+        page.ok_or_else(missing)
     }
 }
 
@@ -156,57 +161,72 @@ async fn forged_notifications_are_refused() {
     web.serve(&other_names, named.certificate());
     let old_certificate = CERTIFICATE.replace("0123", "bbbb");
     web.serve(&old_certificate, EXPIRED);
-    let away = CERTIFICATE.replace("0123", "cccc");
+    let away = CERTIFICATE.replace("0123", "away");
+    let missing = CERTIFICATE.replace("0123", "cccc");
     let stage = stage(&web).await;
 
-    let genuine = signer.sign("2", notification("n1"));
-    let edit = |field: &str, value: Value| {
-        let mut changed: Value = serde_json::from_slice(&genuine).unwrap();
-        changed[field] = value;
-        serde_json::to_vec(&changed).unwrap()
-    };
-    let victim = notification("n1")["Message"].as_str().unwrap().replace("jo@gmail.com", "victim@gmail.com");
-    let cases = [
-        ("a changed message", edit("Message", victim.into()), 401, "signature"),
-        ("another id", edit("MessageId", "n2".into()), 401, "signature"),
-        ("a subject that was not signed", edit("Subject", "x".into()), 401, "signature"),
-        ("another time", edit("Timestamp", at(10).into()), 401, "signature"),
-        ("the other version", edit("SignatureVersion", "1".into()), 401, "signature"),
-        ("a version there is not", edit("SignatureVersion", "3".into()), 401, "signature"),
-        ("another key", stranger.sign("2", notification("n1")), 401, "signature"),
-        ("no signature", edit("Signature", Value::Null), 401, "unsigned"),
-        ("no certificate", edit("SigningCertURL", Value::Null), 401, "unsigned"),
-        ("an old notification", signer.sign("2", with(notification("n1"), "Timestamp", &at(6 * 3600))), 403, "timestamp"),
-        ("another topic", signer.sign("2", with(notification("n1"), "TopicArn", &format!("{TOPIC}-2"))), 403, "topic"),
-        ("a certificate elsewhere", stranger.sign("2", with(notification("n1"), "SigningCertURL", &elsewhere)), 403, "host"),
-        ("a certificate in a bucket", stranger.sign("2", with(notification("n1"), "SigningCertURL", bucket)), 403, "host"),
-        ("a certificate without TLS", edit("SigningCertURL", CERTIFICATE.replace("https", "http").into()), 403, "host"),
-        (
-            "a certificate of somebody else",
-            named.sign("2", with(notification("n1"), "SigningCertURL", &other_names)),
-            403,
-            "certificate",
-        ),
-        (
-            "a certificate that has ended",
-            stranger.sign("2", with(notification("n1"), "SigningCertURL", &old_certificate)),
-            403,
-            "certificate",
-        ),
-        ("a certificate that cannot be had", edit("SigningCertURL", away.as_str().into()), 503, "amazon"),
-        ("an event as it is, without its envelope", br#"{"eventType":"Bounce"}"#.to_vec(), 400, "malformed"),
-        ("no JSON", b"Message".to_vec(), 400, "malformed"),
-    ];
-    for (what, body, status, why) in cases {
-        let before = stage.refused("main", why).await;
-        assert_eq!(post(&stage, &body).await, status, "{what}");
-        assert_eq!(stage.refused("main", why).await, before + 1, "{what}");
+    for (version, other) in [("1", "2"), ("2", "1")] {
+        let genuine = signer.sign(version, notification("n1"));
+        let edit = |field: &str, value: Value| {
+            let mut changed: Value = serde_json::from_slice(&genuine).unwrap();
+            changed[field] = value;
+            serde_json::to_vec(&changed).unwrap()
+        };
+        let victim = notification("n1")["Message"].as_str().unwrap().replace("jo@gmail.com", "victim@gmail.com");
+        let cases = [
+            ("a changed message", edit("Message", victim.into()), 401, "signature"),
+            ("another id", edit("MessageId", "n2".into()), 401, "signature"),
+            ("a subject that was not signed", edit("Subject", "x".into()), 401, "signature"),
+            ("another time", edit("Timestamp", at(10).into()), 401, "signature"),
+            ("no time", edit("Timestamp", "now".into()), 401, "signature"),
+            ("the other version", edit("SignatureVersion", other.into()), 401, "signature"),
+            ("a version there is not", edit("SignatureVersion", "3".into()), 401, "signature"),
+            ("another key", stranger.sign(version, notification("n1")), 401, "signature"),
+            ("no signature", edit("Signature", Value::Null), 401, "unsigned"),
+            ("no certificate", edit("SigningCertURL", Value::Null), 401, "unsigned"),
+            ("an old notification", signer.sign(version, with(notification("n1"), "Timestamp", &at(6 * 3600))), 403, "timestamp"),
+            ("another topic", signer.sign(version, with(notification("n1"), "TopicArn", &format!("{TOPIC}-2"))), 403, "topic"),
+            (
+                "a certificate elsewhere",
+                stranger.sign(version, with(notification("n1"), "SigningCertURL", &elsewhere)),
+                403,
+                "host",
+            ),
+            (
+                "a certificate in a bucket",
+                stranger.sign(version, with(notification("n1"), "SigningCertURL", bucket)),
+                403,
+                "host",
+            ),
+            ("a certificate without TLS", edit("SigningCertURL", CERTIFICATE.replace("https", "http").into()), 403, "host"),
+            (
+                "a certificate of somebody else",
+                named.sign(version, with(notification("n1"), "SigningCertURL", &other_names)),
+                403,
+                "certificate",
+            ),
+            (
+                "a certificate that has ended",
+                stranger.sign(version, with(notification("n1"), "SigningCertURL", &old_certificate)),
+                403,
+                "certificate",
+            ),
+            ("a certificate that is not there", edit("SigningCertURL", missing.as_str().into()), 403, "certificate"),
+            ("a certificate that cannot be had", edit("SigningCertURL", away.as_str().into()), 503, "amazon"),
+            ("an event as it is, without its envelope", br#"{"eventType":"Bounce"}"#.to_vec(), 401, "unsigned"),
+            ("no JSON", b"Message".to_vec(), 401, "unsigned"),
+        ];
+        for (what, body, status, why) in cases {
+            let before = stage.refused("main", why).await;
+            assert_eq!(post(&stage, &body).await, status, "{what}, version {version}");
+            assert_eq!(stage.refused("main", why).await, before + 1, "{what}, version {version}");
+        }
     }
     let asked = web.asked();
     assert!(asked.iter().all(|url| url.starts_with("https://sns.eu-west-1.amazonaws.com/")), "{asked:?}");
     assert_eq!(stage.events(0).await, []);
 
-    assert_eq!(post(&stage, &genuine).await, 200);
+    assert_eq!(post(&stage, &signer.sign("2", notification("n1"))).await, 200);
     stage.events(1).await;
     stage.end().await;
 }
