@@ -41,9 +41,16 @@ impl Answer {
         Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default())
     }
 
-    /// The moment a header names in seconds of the Unix epoch, as a wait from now.
-    pub(crate) fn until_unix_seconds(&self, name: &str, now: SystemTime) -> Option<Duration> {
-        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.header(name)?.parse().ok()?))?;
+    /// When a header such as `RateLimit-Reset` says that more may be sent: in so many seconds, or at a moment in seconds of
+    /// the Unix epoch, which no wait is as long as.
+    pub(crate) fn reset(&self, name: &str, now: SystemTime) -> Option<Duration> {
+        const LONGEST_WAIT: f64 = 1e9;
+        let seconds: f64 = self.header(name)?.parse().ok().filter(|s: &f64| s.is_finite() && *s >= 0.0)?;
+        if seconds < LONGEST_WAIT {
+            return Some(Duration::from_secs_f64(seconds));
+        }
+        // What is more than fits is no moment.
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds as u64))?;
         at.duration_since(now).ok()
     }
 

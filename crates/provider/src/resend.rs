@@ -123,10 +123,10 @@ fn verdict(answer: &Answer, said: &Said, message: &Message, now: SystemTime) -> 
     let account = |code| answer.rejected(Rejected::Account, code, words);
     let at_fault = |code| answer.rejected(Rejected::Message, code, words);
     match (answer.status, said.name.as_str()) {
-        (_, "rate_limit_exceeded") => answer.throttled("rate_limited", words, reset(answer), now),
+        (_, "rate_limit_exceeded") => answer.throttled("rate_limited", words, answer.reset("ratelimit-reset", now), now),
         (_, "daily_quota_exceeded") => answer.throttled("daily_quota_exceeded", words, Some(DAILY_WAIT), now),
         (_, "monthly_quota_exceeded") => answer.throttled("monthly_quota_exceeded", words, Some(MONTHLY_WAIT), now),
-        (429, _) => answer.throttled("rate_limited", words, reset(answer), now),
+        (429, _) => answer.throttled("rate_limited", words, answer.reset("ratelimit-reset", now), now),
         (_, "concurrent_idempotent_requests") => answer.temporary("concurrent_request", words, now),
         // An earlier call with this key and another list of recipients, say, was carried out: this one must not be.
         (_, "invalid_idempotent_request") => at_fault("idempotency_key_reused"),
@@ -145,11 +145,6 @@ fn verdict(answer: &Answer, said: &Said, message: &Message, now: SystemTime) -> 
         },
         _ => answer.by_status(words, now),
     }
-}
-
-/// `ratelimit-reset`: seconds until more may be sent.
-fn reset(answer: &Answer) -> Option<Duration> {
-    answer.header("ratelimit-reset")?.parse().ok().map(Duration::from_secs)
 }
 
 /// "Invalid `to` field …": the recipients named, else the only one in that field.

@@ -86,7 +86,7 @@ fn outcome(answer: &Answer, message: &Message, now: SystemTime) -> Outcome {
         }
         429 => Outcome::Throttled {
             scope: Scope::Account,
-            retry_after: answer.retry_after(now).or_else(|| answer.until_unix_seconds("x-ratelimit-reset", now)),
+            retry_after: answer.retry_after(now).or_else(|| answer.reset("x-ratelimit-reset", now)),
             answer: answer.says("rate_limited", &words),
         },
         _ if errors.is_none() => answer.by_stranger(now),

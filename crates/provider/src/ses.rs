@@ -124,6 +124,8 @@ fn verdict(answer: &Answer, kind: &str, words: &str, message: &Message, now: Sys
     let account = |code| answer.rejected(Rejected::Account, code, words);
     let at_fault = |code| answer.rejected(Rejected::Message, code, words);
     match kind {
+        // Whatever it is called: a matter of the second.
+        "LimitExceededException" if lower.contains("rate exceeded") => answer.throttled("rate_limited", words, None, now),
         "TooManyRequestsException" | "ThrottlingException" | "Throttling" | "LimitExceededException"
             if lower.contains("daily") || lower.contains("quota") =>
         {

@@ -154,6 +154,8 @@ fn how_long_a_throttle_lasts() {
         ("rate_limit_exceeded", vec![("retry-after", "3"), ("ratelimit-reset", "5")], "throttled rate_limited 3s"),
         ("rate_limit_exceeded", vec![("ratelimit-reset", "5")], "throttled rate_limited 5s"),
         ("rate_limit_exceeded", vec![("ratelimit-reset", "soon")], "throttled rate_limited"),
+        ("rate_limit_exceeded", vec![("ratelimit-reset", "1.5")], "throttled rate_limited 1s"),
+        ("rate_limit_exceeded", vec![("ratelimit-reset", "1800000030")], "throttled rate_limited 30s"),
         ("daily_quota_exceeded", vec![], "throttled daily_quota_exceeded 600s"),
         ("monthly_quota_exceeded", vec![("ratelimit-reset", "1")], "throttled monthly_quota_exceeded 3600s"),
     ] {

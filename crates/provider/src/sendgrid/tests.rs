@@ -207,6 +207,9 @@ fn how_long_a_throttle_lasts() {
         (vec![("x-ratelimit-reset", &*reset)], "throttled rate_limited 30s"),
         (vec![("retry-after", "later"), ("x-ratelimit-reset", &*reset)], "throttled rate_limited 30s"),
         (vec![("x-ratelimit-reset", &*past)], "throttled rate_limited"),
+        (vec![("x-ratelimit-reset", "12")], "throttled rate_limited 12s"),
+        (vec![("x-ratelimit-reset", "-1")], "throttled rate_limited"),
+        (vec![("x-ratelimit-reset", "inf")], "throttled rate_limited"),
         (vec![("x-ratelimit-reset", "18446744073709551615")], "throttled rate_limited"),
         (vec![], "throttled rate_limited"),
     ] {

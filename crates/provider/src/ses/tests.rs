@@ -84,6 +84,7 @@ fn answers() {
         (429, "TooManyRequestsException", "Daily message quota exceeded.", "throttled daily_quota_exceeded 9s"),
         (400, "ThrottlingException", "Daily message quota exceeded.", "throttled daily_quota_exceeded 9s"),
         (400, "LimitExceededException", "Account daily quota exceeded", "throttled daily_quota_exceeded 9s"),
+        (400, "LimitExceededException", "Maximum sending rate exceeded.", "throttled rate_limited 9s"),
         (400, "LimitExceededException", "There are too many instances of the resource.", "throttled limit_exceeded 9s"),
         (
             400,
