@@ -4,10 +4,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    hint::black_box,
+    time::{Duration, Instant, SystemTime},
 };
 
-use paceline_tests::{Fleet, Mail, Plan, Pod, publish, sized, until};
+use paceline_core::{
+    Class, Message, SuppressionSet, Timestamp,
+    suppression::{Change, Entry, Kind},
+};
+use paceline_tests::{Fleet, Mail, Plan, Pod, Report, publish, sized, until};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -94,6 +99,57 @@ async fn listed_recipients_get_no_mail() {
     assert!(ids.iter().all(|id| id.starts_with("fine-") || ["u", "late"].contains(id)), "{ids:?}");
     assert!(accepted.values().all(|recipients| *recipients == 1), "the rest of a message goes alone: {accepted:?}");
     workers.iter().chain([&control]).for_each(Pod::assert_sound);
+}
+
+/// What a worker does with each message beside all else: looks at its recipients when it comes, and right before the call.
+#[test]
+fn looking_costs_next_to_nothing() {
+    let mut report = Report::new("suppression");
+    let listed = sized(5_000, 100_000);
+    let now: Timestamp = SystemTime::now().into();
+    let address = |i: u32| format!("some.user{i}@mail{}.example.com", i % 1000);
+    let change = |i| Change { address: address(i), entry: Some(Entry { kind: Kind::Hard, until: None }) };
+    let mut set = SuppressionSet::new(u64::from(std::process::id()), false);
+    for page in (0..listed).step_by(10_000) {
+        set = set.after((page..listed.min(page + 10_000)).map(change), now);
+    }
+    // As a worker knows it that has heard of a change since.
+    let set = set.after([change(listed)], now);
+    assert_eq!(set.len(), listed as usize + 1);
+    for recipients in [1, 10] {
+        let messages: Vec<Message> = (0..20_000)
+            .map(|n| {
+                // Every other one is to nobody listed, the others to listed ones alone.
+                let first = if n % 2 == 0 { n * 7 } else { listed + 1 + n * recipients };
+                let to: Vec<_> = (first..first + recipients).map(|i| address(if n % 2 == 0 { i % listed } else { i })).collect();
+                let body = json!({"id": format!("m{n}"), "from": "a@example.com", "to": to, "text": "x"}).to_string();
+                Message::parse(body.as_bytes(), None, 10_000).unwrap()
+            })
+            .collect();
+        let look = |message: &&Message| {
+            let all = black_box(set.holds_back_all(message, Class::Normal, now));
+            all | !black_box(set.held_back(message, Class::Normal, now)).is_empty()
+        };
+        let mut rounds: Vec<f64> = (0..9)
+            .map(|_| {
+                let begun = Instant::now();
+                let held_back = messages.iter().filter(look).count();
+                let took = begun.elapsed().as_secs_f64() * 1e6 / messages.len() as f64;
+                assert_eq!(held_back, messages.len() / 2);
+                took
+            })
+            .collect();
+        rounds.sort_by(f64::total_cmp);
+        let (median, worst) = (rounds[rounds.len() / 2], rounds[rounds.len() - 1]);
+        let what = |of: &str| format!("{of} µs for both looks at a message of {recipients}, {listed} listed");
+        if recipients == 1 {
+            report.timing(&what("median"), format!("{median:.3}"), "< 2", median < 2.0);
+        } else {
+            report.figure(&what("median"), format!("{median:.3}"));
+        }
+        report.figure(&what("slowest round's"), format!("{worst:.3}"));
+    }
+    report.finish();
 }
 
 /// Dead letters by reason.
