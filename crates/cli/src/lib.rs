@@ -16,6 +16,7 @@ pub mod logging;
 pub mod node;
 pub mod orders;
 pub mod output;
+mod quotas;
 pub mod services;
 pub mod signals;
 pub mod suppressions;

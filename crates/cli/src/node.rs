@@ -71,7 +71,7 @@ impl Node {
             // From the first consumer on this process is the one that consumes; where another does, this is the time to say so.
             drop(broker.consume(&topology.names.intake(), 1).await?);
         }
-        let shared = services::shared(config, &id)?;
+        let shared = services::shared(config, &id, &store)?;
         let reports = services::reports(config)?;
         let suppressed = suppressions::follow(store.clone(), config.suppression.critical_through_soft);
 

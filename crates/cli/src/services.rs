@@ -21,7 +21,10 @@ use paceline_limiter::{
 use paceline_store::{Options, PostgresStore, SqliteStore, Store};
 use tokio::sync::watch;
 
-use crate::config::{Address, BrokerUrl, Config, LimitsUrl, StoreUrl};
+use crate::{
+    config::{Address, BrokerUrl, Config, LimitsUrl, StoreUrl},
+    quotas,
+};
 
 /// Why a service cannot be set up from its configuration.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +72,7 @@ const OWN_CLAIMS: Duration = Duration::from_secs(300);
 
 /// The shared state, connecting on first use. A file of claims belongs to one worker at a time: it is opened by the one
 /// that consumes.
-pub fn shared(config: &Config, worker_id: &str) -> Result<Shared, ServiceError> {
+pub fn shared(config: &Config, worker_id: &str, store: &Arc<dyn Store>) -> Result<Shared, ServiceError> {
     let window = config.dedup.window;
     Ok(match &config.limits.url {
         LimitsUrl::Local { claims } => Shared {
@@ -84,7 +87,8 @@ pub fn shared(config: &Config, worker_id: &str) -> Result<Shared, ServiceError> 
         },
         LimitsUrl::Redis(urls) => {
             let client = redis(config, urls)?;
-            let guarded = Arc::new(Guarded::start(client.clone(), worker_id, config.limits.away));
+            let memory = quotas::memory(store.clone());
+            let guarded = Arc::new(Guarded::start(client.clone(), worker_id, config.limits.away, Some(memory)));
             let ledger = RedisLedger::new(client.clone(), window);
             Shared {
                 signals: Arc::new(RedisSignals::new(client)),

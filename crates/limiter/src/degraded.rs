@@ -10,12 +10,14 @@
 //! A worker that never saw Redis sends nothing, and nobody goes on by itself for longer than `away`: by then the others
 //! take its share for free.
 //!
-//! `book` says whose share is how large, `scale` what a share of a limit is, `guard` what goes when. All pure; what talks to
-//! Redis is here.
+//! `book` says whose share is how large, `scale` what a share of a limit is, `quotas` what is known of windows, `guard` what goes
+//! when. All pure; what talks to Redis is here, what talks to the store in `memory`.
 
 mod book;
 mod guard;
 mod ledger;
+mod memory;
+mod quotas;
 #[cfg(test)]
 mod redis_tests;
 mod scale;
@@ -31,11 +33,15 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::watch, task::JoinHandle};
 
-use self::guard::{Guard, Levels, Plan, Step};
 pub use self::{
     book::{Beat, Book, Census, WHOLE},
     guard::{BEAT_US, LIFE_US, Mode, QUIET_US, VIEW_US},
     ledger::GuardedLedger,
+    memory::{Kept, Memory},
+};
+use self::{
+    guard::{Guard, Plan, Step},
+    quotas::Levels,
 };
 use crate::{
     Ask, BucketSpec, CALL_TIMEOUT_US, Kind, Limiter, LimiterError, Reply, Seed,
@@ -53,6 +59,7 @@ const PROBE_US: u64 = 500_000;
 pub struct Guarded {
     inner: Arc<Inner>,
     task: JoinHandle<()>,
+    memory: Option<JoinHandle<()>>,
 }
 
 struct Inner {
@@ -71,8 +78,9 @@ struct Inner {
 
 impl Guarded {
     /// A guard for this worker over `client`. `away`: how long it goes on by itself; nothing is sent alone where that is
-    /// zero. Must be called within a Tokio runtime: one task keeps in touch with the fleet until this is dropped.
-    pub fn start(client: RedisClient, worker_id: &str, away: Duration) -> Guarded {
+    /// zero. `memory` outlives the limiter's. Must be called within a Tokio runtime: a task keeps in touch with the fleet, another
+    /// with the memory, until this is dropped.
+    pub fn start(client: RedisClient, worker_id: &str, away: Duration, memory: Option<Arc<dyn Memory>>) -> Guarded {
         let away_us = u64::try_from(away.as_micros()).unwrap_or(u64::MAX).min(86_400_000_000);
         let worker: Arc<str> = worker_id.into();
         let inner = Arc::new(Inner {
@@ -87,8 +95,12 @@ impl Guarded {
             start: Instant::now(),
             worker,
         });
+        if memory.is_some() {
+            inner.guard().remembers();
+        }
         let task = tokio::spawn(keep_in_touch(inner.clone()));
-        Guarded { inner, task }
+        let memory = memory.map(|memory| tokio::spawn(memory::remember(inner.clone(), memory)));
+        Guarded { inner, task, memory }
     }
 
     /// How this worker goes about limits, as it changes.
@@ -100,6 +112,9 @@ impl Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(memory) = &self.memory {
+            memory.abort();
+        }
     }
 }
 
@@ -168,8 +183,8 @@ impl Inner {
                 self.guard().settled(told.is_ok());
                 if told.is_ok() { 0 } else { PROBE_US }
             }
-            Step::Seed(past) => {
-                let told = self.seed(&past).await;
+            Step::Seed { past, epoch_us } => {
+                let told = self.seed(&past, epoch_us).await;
                 match &told {
                     Ok(()) => tracing::warn!(quotas = past.len(), "limits: Redis was told what it had lost of quotas"),
                     Err(error) => tracing::warn!(%error, "limits: Redis could not be told what it had lost of quotas"),
@@ -195,6 +210,7 @@ impl Inner {
             [beat.life_us, beat.away_us, beat.expected_us, beat.late_us, beat.since_us, beat.believes, beat.version, beat.saw_us];
         let mut args = vec!["beat".to_owned(), beat.worker.to_string()];
         args.extend(numbers.map(|n| n.to_string()));
+        args.push(u8::from(beat.stale).to_string());
         // Only a younger state needs them, and nobody knows before.
         args.extend(beat.members.iter().flat_map(|(name, share)| [name.to_string(), share.to_string()]));
         self.census(&args).await
@@ -223,9 +239,9 @@ impl Inner {
         Ok(())
     }
 
-    async fn seed(&self, past: &[Seed]) -> Result<(), LimiterError> {
+    async fn seed(&self, past: &[Seed], epoch_us: u64) -> Result<(), LimiterError> {
         for some in past.chunks(64) {
-            self.limiter.seed(some, false).await?;
+            self.limiter.seed_state(some, epoch_us).await?;
         }
         Ok(())
     }

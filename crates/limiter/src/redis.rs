@@ -47,7 +47,12 @@ impl RedisLimiter {
 
     /// [`Limiter::seed`] at a time of the caller's choosing.
     pub async fn seed_at(&self, past: &[Seed], complete: bool, now_us: u64) -> Result<(), LimiterError> {
-        self.tell(past, complete, Some(now_us)).await
+        self.tell(past, complete, 0, Some(now_us)).await
+    }
+
+    /// [`Limiter::seed`] of some windows for the state of that epoch alone: another one does not take it.
+    pub async fn seed_state(&self, past: &[Seed], epoch_us: u64) -> Result<(), LimiterError> {
+        self.tell(past, false, epoch_us, None).await
     }
 
     async fn call(&self, ask: &Ask, now_us: Option<u64>) -> Result<Reply, LimiterError> {
@@ -56,10 +61,10 @@ impl RedisLimiter {
         decode_reply(ask, &reply)
     }
 
-    async fn tell(&self, past: &[Seed], complete: bool, now_us: Option<u64>) -> Result<(), LimiterError> {
+    async fn tell(&self, past: &[Seed], complete: bool, meant_us: u64, now_us: Option<u64>) -> Result<(), LimiterError> {
         let ask = Ask { buckets: past.iter().map(|s| s.window.clone()).collect(), ..Ask::default() };
         ask.check()?;
-        let reply = self.run(&ask.buckets, &encode_seed(&ask.buckets, past, complete)?, now_us).await?;
+        let reply = self.run(&ask.buckets, &encode_seed(&ask.buckets, past, complete, meant_us)?, now_us).await?;
         decode_reply(&ask, &reply).map(drop)
     }
 
@@ -102,7 +107,7 @@ impl Limiter for RedisLimiter {
     }
 
     async fn seed(&self, past: &[Seed], complete: bool) -> Result<(), LimiterError> {
-        self.tell(past, complete, None).await
+        self.tell(past, complete, 0, None).await
     }
 
     async fn now_us(&self) -> Result<u64, LimiterError> {

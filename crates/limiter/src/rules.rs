@@ -40,6 +40,8 @@ mod said;
 mod state;
 mod window;
 
+#[cfg(test)]
+pub(crate) use self::call::tell_state;
 pub use self::{
     call::{charge, decide, tell},
     state::State,

@@ -34,14 +34,14 @@ pub(crate) fn encode_ask(ask: &Ask) -> Result<Vec<u8>, LimiterError> {
     encode(&(specs(&ask.buckets), lanes, &*ask.worker, held, ask.epoch_us, [(); 0], 0, ask.generation_us, changes, [(); 0]))
 }
 
-/// Likewise, to tell windows their past: buckets as in an ask.
-pub(crate) fn encode_seed(buckets: &[BucketSpec], past: &[Seed], complete: bool) -> Result<Vec<u8>, LimiterError> {
+/// Likewise, to tell windows their past: buckets as in an ask. Meant for the state of that epoch, or 0: whichever there is.
+pub(crate) fn encode_seed(buckets: &[BucketSpec], past: &[Seed], complete: bool, meant_us: u64) -> Result<Vec<u8>, LimiterError> {
     let mut seeds = Vec::with_capacity(past.len());
     for (i, seed) in past.iter().enumerate() {
         let told: Vec<u64> = seed.by_slot()?.into_iter().flat_map(|(slot, cost)| [slot, cost]).collect();
         seeds.push((i + 1, told));
     }
-    encode(&(specs(buckets), [(); 0], "", [(); 0], 0, seeds, u8::from(complete), 0, [(); 0], [(); 0]))
+    encode(&(specs(buckets), [(); 0], "", [(); 0], meant_us, seeds, u8::from(complete), 0, [(); 0], [(); 0]))
 }
 
 /// Likewise, to charge buckets what was granted without the limiter, in their order.

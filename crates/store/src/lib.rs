@@ -13,6 +13,7 @@ mod jobs;
 mod learnt;
 mod options;
 mod postgres;
+mod quotas;
 mod sql;
 mod sqlite;
 mod state;
@@ -30,6 +31,7 @@ pub use jobs::{FailedItem, Item, ItemOutcome, Job, JobKind, JobState, Jobs, Leas
 pub use learnt::{Learning, LearntRow};
 pub use options::Options;
 pub use postgres::PostgresStore;
+pub use quotas::{QuotaRow, Quotas};
 pub use sqlite::SqliteStore;
 pub use state::{Kept, Listed, Position, State, StateFilter, Status};
 pub use suppressions::{Changes, Merged, NewSuppression, Order, Suppression, SuppressionFilter, Suppressions, Trail, is_reason};
@@ -42,6 +44,6 @@ pub trait Ping: Send + Sync {
 }
 
 /// Everything a store does. `Arc<dyn Store>` turns into an `Arc` of any of its parts.
-pub trait Store: DeadLetters + Jobs + Cancels + Directives + Suppressions + Learning + Audit + Ping {}
+pub trait Store: DeadLetters + Jobs + Cancels + Directives + Suppressions + Learning + Quotas + Audit + Ping {}
 
-impl<T: DeadLetters + Jobs + Cancels + Directives + Suppressions + Learning + Audit + Ping> Store for T {}
+impl<T: DeadLetters + Jobs + Cancels + Directives + Suppressions + Learning + Quotas + Audit + Ping> Store for T {}

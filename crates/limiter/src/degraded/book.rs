@@ -5,6 +5,9 @@
 //! believe in add up to at most one, so whatever is cut off from whatever, no limit is handed out twice. A worker whose
 //! heartbeat stopped keeps its share until it must have stopped by itself. Then it is *gone*: only windows leave its share
 //! out, for as long as they are, since what it sent still counts there; or until it is back and has told.
+//!
+//! A state that has lost the one before it knows whose shares there were only from those who come back. Until all they know
+//! of are back, and one of them who was not forgotten meanwhile, all that none of them holds counts as somebody's.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -32,6 +35,8 @@ pub struct Beat {
     pub version: u64,
     /// When the limiter last answered it, or 0.
     pub saw_us: u64,
+    /// The others may have forgotten it by then, and share what was its own: it does not know who holds what.
+    pub stale: bool,
     /// Who it knows of, with their shares.
     pub members: Vec<(Arc<str>, u64)>,
 }
@@ -57,7 +62,7 @@ pub struct Census {
     pub saw_us: u64,
     /// So many knew it and have not.
     pub untold: u64,
-    /// Everybody, where the version is not the one known.
+    /// Everybody, where state and version are not those known.
     pub members: Vec<(Arc<str>, u64)>,
 }
 
@@ -72,6 +77,8 @@ pub struct Book {
     saw_us: u64,
     /// Who knew a state before this one, and whether it has said so.
     knew: BTreeMap<Arc<str>, bool>,
+    /// One of them was not stale.
+    sure: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,31 +104,40 @@ impl Book {
         if beat.since_us > 0 && since_us > beat.since_us {
             self.saw_us = self.saw_us.max(beat.saw_us.min(since_us));
             self.knew.insert(beat.worker.clone(), true);
+            self.sure |= !beat.stale;
             for (name, share) in beat.members.iter().filter(|(name, _)| *name != beat.worker) {
                 self.knew.entry(name.clone()).or_default();
                 self.members.entry(name.clone()).or_insert_with(|| {
                     changed = true;
-                    Member { until_us: 0, forget_us: now + beat.away_us, share: *share }
+                    Member { until_us: 0, forget_us: now + beat.life_us + beat.away_us, share: *share }
                 });
             }
         }
         let others = || self.members.iter().filter(|(name, _)| **name != beat.worker).map(|(_, m)| m);
         let live = 1 + others().filter(|m| m.until_us > now).count() as u64;
-        let lost: u64 = others().filter(|m| m.until_us <= now).map(|m| m.share).sum();
+        let mut lost: u64 = others().filter(|m| m.until_us <= now).map(|m| m.share).sum();
         let taken: u64 = others().map(|m| m.share).sum();
-        let share = (WHOLE.saturating_sub(lost) / live).min(WHOLE.saturating_sub(taken));
+        let mut share = (WHOLE.saturating_sub(lost) / live).min(WHOLE.saturating_sub(taken));
+        let untold = self.knew.values().filter(|said| !**said).count() as u64;
+        // Whoever goes by an older state has stopped after that time.
+        let unsure = !self.knew.is_empty() && (untold > 0 || !self.sure);
+        if unsure && now < since_us + beat.life_us + beat.away_us {
+            let held: u64 = others().filter(|m| m.until_us > now).map(|m| m.share).sum();
+            lost = WHOLE.saturating_sub(held + beat.believes);
+            share = beat.believes;
+        }
         let until_us = now + beat.life_us;
         // Until it has said that it knows of its new share, it may go by the one before.
         let me = Member { until_us, forget_us: until_us + beat.away_us, share: share.max(beat.believes) };
         changed |= self.members.insert(beat.worker.clone(), me).is_none_or(|m| m.share != me.share);
         self.version += u64::from(changed);
-        let members = match self.version == beat.version {
+        // Another state counts its versions anew.
+        let members = match self.version == beat.version && since_us == beat.since_us {
             true => Vec::new(),
             false => self.members.iter().map(|(name, m)| (name.clone(), m.share)).collect(),
         };
         let mut gone: Vec<(u64, u64)> = self.gone.values().copied().collect();
         gone.sort_unstable();
-        let untold = self.knew.values().filter(|said| !**said).count() as u64;
         let (version, saw_us) = (self.version, self.saw_us);
         Census { now_us: now, late: false, since_us, version, live, lost, gone, share, saw_us, untold, members }
     }
@@ -153,6 +169,7 @@ mod tests {
             believes,
             version: 0,
             saw_us: 0,
+            stale: false,
             members: vec![],
         }
     }
@@ -195,11 +212,39 @@ mod tests {
         let members = vec![("a".into(), 1), ("b".into(), 400_000)];
         let back = Beat { since_us: 3, saw_us: 6, members, ..beat("a", 0) };
         let census = book.beat(&back, 9);
-        assert_eq!((census.live, census.lost, census.share, census.members.len()), (1, 400_000, 600_000, 2));
+        assert_eq!((census.live, census.lost, census.share, census.members.len()), (1, WHOLE, 0, 2), "b may have more by now");
         assert_eq!((census.saw_us, census.untold), (6, 1));
-        let census = book.beat(&Beat { since_us: 3, saw_us: 7, ..beat("b", 0) }, 10);
-        assert_eq!((census.saw_us, census.untold), (7, 0));
+        let census = book.beat(&Beat { since_us: 3, saw_us: 7, ..beat("b", 500_000) }, 10);
+        assert_eq!((census.saw_us, census.untold, census.lost, census.share), (7, 0, 0, 500_000));
         let census = book.beat(&Beat { since_us: 9, saw_us: 11, ..beat("b", 0) }, 12);
         assert_eq!((census.saw_us, census.untold), (7, 0), "that was here");
+    }
+
+    #[test]
+    fn who_was_forgotten_does_not_know_who_holds_what() {
+        let mut book = Book::default();
+        let members = vec![("a".into(), 250_000), ("b".into(), 250_000)];
+        let stale = Beat { since_us: 3, stale: true, members, ..beat("a", 0) };
+        let lost = |census: Census| (census.untold, census.lost, census.share);
+        assert_eq!(lost(book.beat(&stale, 9)), (1, WHOLE, 0));
+        let other = Beat { since_us: 3, stale: true, ..beat("b", 0) };
+        assert_eq!(lost(book.beat(&other, 9)), (0, WHOLE, 0), "there may be one that neither knows");
+        let here = Beat { since_us: 9, ..beat("b", 0) };
+        assert_eq!(lost(book.beat(&here, 9 + 104)), (0, 0, WHOLE), "that one has stopped by now");
+        let mut book = Book::default();
+        book.beat(&stale, 9);
+        let fresh = Beat { since_us: 3, ..beat("b", 750_000) };
+        assert_eq!(lost(book.beat(&fresh, 9)), (0, 0, 500_000));
+    }
+
+    #[test]
+    fn who_there_is_is_told_to_whoever_knows_another_state() {
+        let mut book = Book::default();
+        book.beat(&beat("a", 0), 9);
+        let of = |since_us, version| Beat { since_us, version, ..beat("b", 0) };
+        let told = book.beat(&of(0, 0), 9);
+        assert_eq!(told.members.len(), 2);
+        assert_eq!(book.beat(&of(9, told.version), 9).members, []);
+        assert_eq!(book.beat(&of(3, told.version), 9).members.len(), 2, "a version of before the loss");
     }
 }

@@ -2,10 +2,10 @@
 --
 -- KEYS[1] a hash: 'w:' + worker -> "until forget share", 'g:' + who is gone -> "since share", '@since' -> when it began,
 --         '@version' -> rises with changes, '@saw' -> when one before this was last seen, 'k:' + who knew one before
---         this -> 1 when it has said so itself.
+--         this -> 1 when it has said so itself, '@sure' -> 1 when one of them was not stale.
 -- ARGV    'leave', worker
 --         'beat', worker, life, away, expected or 0, late, since or 0, share it believes, version it knows, when it
---         last had an answer or 0, name, share, ...
+--         last had an answer or 0, 1 if it may have been forgotten since, name, share, ...
 --         Times in microseconds, shares in millionths. The names are who it knew of: told in case this state is new.
 -- reply   msgpack {now, 1 if the beat came late and counts for nothing, since, version, live, lost share, share, saw, who
 --         knew and has not said so, members, gone}
@@ -27,7 +27,7 @@ local knows, believes, version_known = tonumber(ARGV[7]), tonumber(ARGV[8]), ton
 if expected > 0 and now > expected + late then return cmsgpack.pack({now, 1, 0, 0, 0, 0, 0, 0, 0, {}, {}}) end
 
 local members, since, version, changed, gone = {}, nil, 0, false, {}
-local saw, knew = 0, {}
+local saw, knew, knew_any, sure = 0, {}, false, false
 redis.call('HDEL', key, 'g:' .. ARGV[2])
 local flat = redis.call('HGETALL', key)
 for i = 1, #flat, 2 do
@@ -35,7 +35,8 @@ for i = 1, #flat, 2 do
   if name == '@since' then since = tonumber(value)
   elseif name == '@version' then version = tonumber(value)
   elseif name == '@saw' then saw = tonumber(value)
-  elseif string.sub(name, 1, 2) == 'k:' then knew[name] = value == '1'
+  elseif name == '@sure' then sure = true
+  elseif string.sub(name, 1, 2) == 'k:' then knew[name], knew_any = value == '1', true
   elseif string.sub(name, 1, 2) == 'g:' then
     local from, share = string.match(value, '^(%d+) (%d+)$')
     from, share = tonumber(from), tonumber(share)
@@ -68,19 +69,23 @@ end
 -- Younger than what this worker knew: whoever else it knew may be sending by itself.
 if knows > 0 and since > knows then
   saw = max(saw, min(tonumber(ARGV[10]), since))
-  knew['k:' .. ARGV[2]] = true
+  knew['k:' .. ARGV[2]], knew_any = true, true
   redis.call('HSET', key, '@saw', text(saw), 'k:' .. ARGV[2], 1)
-  for i = 11, #ARGV, 2 do
+  if ARGV[11] == '0' then
+    sure = true
+    redis.call('HSET', key, '@sure', 1)
+  end
+  for i = 12, #ARGV, 2 do
     local name, known = 'w:' .. ARGV[i], 'k:' .. ARGV[i]
     if knew[known] == nil then
       knew[known] = false
       redis.call('HSET', key, known, 0)
     end
-    if name ~= me and not members[name] then write(name, {0, now + away, tonumber(ARGV[i + 1])}) end
+    if name ~= me and not members[name] then write(name, {0, now + life + away, tonumber(ARGV[i + 1])}) end
   end
 end
 
-local live, lost, taken = 1, 0, 0
+local live, lost, taken, untold = 1, 0, 0, 0
 for name, entry in pairs(members) do
   if name ~= me then
     taken = taken + entry[3]
@@ -88,14 +93,19 @@ for name, entry in pairs(members) do
   end
 end
 local share = min(floor(max(0, WHOLE - lost) / live), max(0, WHOLE - taken))
+for _, said in pairs(knew) do if not said then untold = untold + 1 end end
+-- Whoever goes by an older state has stopped after that time.
+if knew_any and (untold > 0 or not sure) and now < since + life + away then
+  lost, share = max(0, WHOLE - (taken - lost) - believes), believes
+end
 -- Until it has said that it knows of its new share, it may go by the one before.
 write(me, {now + life, now + life + away, max(share, believes)})
 if changed then version = redis.call('HINCRBY', key, '@version', 1) end
 redis.call('PEXPIRE', key, DAYS)
 
-local untold, list = 0, {}
-for _, said in pairs(knew) do if not said then untold = untold + 1 end end
-if version ~= version_known then
+local list = {}
+-- Another state counts its versions anew.
+if version ~= version_known or since ~= knows then
   for name, entry in pairs(members) do list[#list + 1] = {string.sub(name, 3), entry[3]} end
 end
 return cmsgpack.pack({now, 0, since, version, live, lost, share, saw, untold, list, gone})

@@ -7,9 +7,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     book::{Beat, Census},
+    quotas::{Asked, Quotas, knows_all, unseen_left},
     scale::{self, Scaled},
 };
-use crate::{Ask, BucketSpec, CALL_TIMEOUT_US, GRANT_LIFE_US, Kind, LimiterError, Reply, Seed, bucket::slot_width, rules};
+use crate::{Ask, BucketSpec, CALL_TIMEOUT_US, GRANT_LIFE_US, Kind, LimiterError, Reply, Seed, rules};
 
 /// Between two heartbeats.
 pub const BEAT_US: u64 = 1_000_000;
@@ -23,14 +24,9 @@ pub(super) const LATE_US: u64 = 700_000;
 /// has come to something or nothing.
 pub const QUIET_US: u64 = LATE_US + LIFE_US + VIEW_US + CALL_TIMEOUT_US + GRANT_LIFE_US + 200_000;
 /// A new worker that finds a state as new as itself waits for so long: others may come back who know an older one.
-const FIRST_US: u64 = 3_000_000;
+pub(super) const FIRST_US: u64 = 3_000_000;
 /// What cannot go now is asked about again.
 const AGAIN_US: u64 = 5_000_000;
-/// Windows looked at, and for how long after a lane last asked about them.
-const WINDOWS: usize = 256;
-const WINDOW_LIFE_US: u64 = 300_000_000;
-/// A message may be charged more than a burst at once: what others did unseen.
-const LARGEST: u64 = 64;
 
 /// How a worker goes about limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,72 +70,59 @@ pub(super) enum Step {
         epoch_us: u64,
     },
     /// Tell its windows what they had granted before it lost its state.
-    Seed(Vec<Seed>),
+    Seed {
+        past: Vec<Seed>,
+        epoch_us: u64,
+    },
     /// The last dates have not come yet.
     Wait,
 }
 
-/// What the shared limiter's windows had granted.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Levels {
-    pub(super) now_us: u64,
-    /// Of the state that began then.
-    pub(super) since_us: u64,
-    pub(super) slots: HashMap<Arc<str>, Vec<(u64, u64)>>,
-}
-
 #[derive(Debug)]
 pub(super) struct Guard {
-    worker: Arc<str>,
+    pub(super) worker: Arc<str>,
     away_us: u64,
-    view: Option<View>,
+    pub(super) view: Option<View>,
     /// The latest heartbeat sent, answered or not.
     beat_at: u64,
     /// It was not answered: nothing of the kind is sent before something else is answered.
-    probing: bool,
+    pub(super) probing: bool,
     /// The limiter's clock by the latest answer: what it said, when.
     clock: Option<(u64, u64)>,
-    epoch_us: u64,
-    past_lost: bool,
-    /// Windows that lanes ask about.
-    windows: HashMap<Arc<str>, Asked>,
-    levels: Levels,
-    /// What was last seen of windows in a state that is lost, until the one after it is told; and how often that failed.
-    remembered: Option<(Levels, u32)>,
+    pub(super) epoch_us: u64,
+    /// It belongs to the state of `view`.
+    epoch_known: bool,
+    /// The same of the heartbeat under way; and what a heartbeat of the same state before and after the answer has confirmed.
+    beat_epoch_us: u64,
+    pub(super) sure_epoch_us: u64,
+    pub(super) past_lost: bool,
+    pub(super) quotas: Quotas,
     /// When the limiter last answered an ask, on its clock.
     saw_us: u64,
-    alone: Option<Alone>,
+    pub(super) alone: Option<Alone>,
     returning: bool,
     /// Nothing is asked for before this: the state it found may be an emptied one.
     first_us: u64,
 }
 
 #[derive(Debug)]
-struct View {
+pub(super) struct View {
     sent_at: u64,
-    census: Census,
-}
-
-#[derive(Debug)]
-struct Asked {
-    spec: BucketSpec,
-    /// How fast the account can spend it: interval and burst; unknown where several accounts do.
-    rate: Option<(u64, u64)>,
-    at: u64,
+    pub(super) census: Census,
 }
 
 /// What it does by itself.
 #[derive(Debug)]
-struct Alone {
-    state: rules::State,
-    since_us: u64,
+pub(super) struct Alone {
+    pub(super) state: rules::State,
+    pub(super) since_us: u64,
     /// The others take its share for free then.
     over_us: u64,
     share: u64,
     /// What others may have granted of each window after it was last seen.
     unseen: HashMap<Arc<str>, u64>,
-    /// Buckets granted from, as they are when nothing is amiss, and as they are here.
-    used: HashMap<Arc<str>, BucketSpec>,
+    /// Buckets granted from, as they are when nothing is amiss.
+    pub(super) used: HashMap<Arc<str>, BucketSpec>,
     last_date_us: u64,
 }
 
@@ -153,10 +136,11 @@ impl Guard {
             probing: false,
             clock: None,
             epoch_us: 0,
+            epoch_known: false,
+            beat_epoch_us: 0,
+            sure_epoch_us: 0,
             past_lost: false,
-            windows: HashMap::new(),
-            levels: Levels::default(),
-            remembered: None,
+            quotas: Quotas::default(),
             saw_us: 0,
             alone: None,
             returning: false,
@@ -206,7 +190,7 @@ impl Guard {
         if let Err(error) = ask.check() {
             return Plan::Refuse(error);
         }
-        self.note_windows(ask, at);
+        self.quotas.note(ask, at);
         let now_us = self.now_us(at);
         let nothing = |retry_at_us| {
             let reply = scale::nothing(ask, now_us, retry_at_us);
@@ -218,10 +202,19 @@ impl Guard {
             Mode::Shared => {
                 let nobody = Census::default();
                 let census = self.view.as_ref().map_or(&nobody, |v| &v.census);
-                Plan::Shared(match census.lost == 0 && census.gone.is_empty() {
+                let all = census.lost == 0 && census.gone.is_empty() && !self.quotas.unread;
+                let mut scaled = match all {
                     true => Scaled::whole(ask),
-                    false => Scaled::new(ask, false, now_us, |b| Some(scale::shared(b.kind, census.without(b.kind, now_us)))),
-                })
+                    false => Scaled::new(ask, false, now_us, |b| {
+                        let open = !self.quotas.unread || knows_all(b.kind, census.since_us, now_us);
+                        open.then(|| scale::shared(b.kind, census.without(b.kind, now_us)))
+                    }),
+                };
+                if self.quotas.older_us > 0 {
+                    // The store had more of an older state than this one knows.
+                    scaled.ask.epoch_us = self.quotas.older_us;
+                }
+                Plan::Shared(scaled)
             }
             Mode::Quiet => nothing(now_us + (self.beat_at + QUIET_US).saturating_sub(at).min(AGAIN_US)),
             Mode::Returning => nothing(now_us + GRANT_LIFE_US),
@@ -236,6 +229,7 @@ impl Guard {
     /// The shared limiter has answered an ask.
     pub(super) fn answered(&mut self, reply: &Reply, at: u64) {
         (self.epoch_us, self.past_lost) = (reply.epoch_us, reply.lost);
+        self.epoch_known = self.view.as_ref().is_some_and(|v| v.census.since_us <= reply.now_us);
         self.clock = Some((reply.now_us, at));
         self.saw_us = self.saw_us.max(reply.now_us);
     }
@@ -245,7 +239,9 @@ impl Guard {
             let alone = self.begin_alone(now_us, at)?;
             self.alone = Some(alone);
         }
-        let (levels, Some(alone)) = (&self.levels, &mut self.alone) else { return Ok(scale::nothing(ask, now_us, now_us)) };
+        let (levels, Some(alone)) = (&self.quotas.levels, &mut self.alone) else {
+            return Ok(scale::nothing(ask, now_us, now_us));
+        };
         let mut scaled = Scaled::new(ask, true, now_us, |bucket| match bucket.kind {
             Kind::Window { .. } => {
                 let (seen, unseen) = (levels.slots.get(&bucket.key)?, alone.unseen.get(&bucket.key).copied()?);
@@ -282,8 +278,8 @@ impl Guard {
     fn begin_alone(&self, now_us: u64, at: u64) -> Result<Alone, LimiterError> {
         let mut state = rules::State::new();
         rules::decide(&mut state, &Ask::default(), now_us)?;
-        let gap_us = now_us.saturating_sub(self.levels.now_us) + GRANT_LIFE_US;
-        let seen = self.windows.iter().filter(|(key, _)| self.levels.slots.contains_key(*key));
+        let gap_us = now_us.saturating_sub(self.quotas.levels.now_us) + GRANT_LIFE_US;
+        let seen = self.quotas.windows.iter().filter(|(key, _)| self.quotas.levels.slots.contains_key(*key));
         let unseen = |(key, asked): (&Arc<str>, &Asked)| (key.clone(), asked.most_within(gap_us).unwrap_or(u64::MAX));
         Ok(Alone {
             state,
@@ -294,51 +290,6 @@ impl Guard {
             used: HashMap::new(),
             last_date_us: now_us,
         })
-    }
-
-    /// Which windows to look at, and who can spend them.
-    fn note_windows(&mut self, ask: &Ask, at: u64) {
-        for lane in &ask.lanes {
-            let account = &ask.buckets[lane.buckets[0]];
-            for bucket in lane.buckets.iter().map(|b| &ask.buckets[*b]) {
-                if !matches!(bucket.kind, Kind::Window { .. }) {
-                    continue;
-                }
-                let rate = match account.kind {
-                    Kind::Rate { interval_us, burst, .. } if bucket.key.starts_with(&*account.key) => {
-                        Some((interval_us, u64::from(burst)))
-                    }
-                    _ => None,
-                };
-                let known = self.windows.get(&bucket.key).and_then(|asked| asked.rate);
-                // The fastest it was seen: others may know it so.
-                let rate = rate.map(|(i, b)| known.map_or((i, b), |(j, c)| (i.min(j), b.max(c))));
-                self.windows.insert(bucket.key.clone(), Asked { spec: bucket.clone(), rate, at });
-            }
-        }
-        if self.windows.len() > 4 * WINDOWS {
-            self.windows.retain(|_, asked| asked.at + WINDOW_LIFE_US > at && !asked.spec.narrow);
-        }
-    }
-
-    /// The windows to look at, those of whole lanes first.
-    pub(super) fn windows(&self) -> Vec<BucketSpec> {
-        let mut windows: Vec<&Asked> = self.windows.values().collect();
-        windows.sort_unstable_by_key(|asked| (asked.spec.narrow, u64::MAX - asked.at));
-        windows.into_iter().take(WINDOWS).map(|asked| asked.spec.clone()).collect()
-    }
-
-    /// What they were found to have granted.
-    pub(super) fn seen(&mut self, mut levels: Levels) {
-        // Whether that state has a past is known from the first answer on.
-        let current = self.epoch_us > 0 && self.view.as_ref().is_some_and(|v| v.census.since_us == levels.since_us);
-        if self.past_lost {
-            // Of what is not there nobody has told the past.
-            levels.slots.retain(|_, slots| !slots.is_empty());
-        }
-        if current && levels.now_us >= self.levels.now_us {
-            self.levels = levels;
-        }
     }
 
     #[cfg(test)]
@@ -359,61 +310,36 @@ impl Guard {
         if self.probing || self.alone.is_some() {
             return Step::Probe;
         }
-        self.past().map_or_else(|| self.beat(at), Step::Seed)
-    }
-
-    /// What to tell a limiter that has lost its state, once all who knew it are back or have had the time to be: what
-    /// this worker saw last of each window, and what anybody may have been granted of it after that.
-    fn past(&self) -> Option<Vec<Seed>> {
-        let ((levels, _), census) = (self.remembered.as_ref()?, &self.view.as_ref()?.census);
-        // Of one that is not back nobody knows for how long it saw the limiter.
-        let (last_us, wait_us) = match census.untold {
-            0 => (census.saw_us, FIRST_US),
-            _ => (census.since_us, 3 * FIRST_US),
-        };
-        if census.now_us < census.since_us + wait_us {
-            return None;
-        }
-        let gap_us = last_us.saturating_sub(levels.now_us) + GRANT_LIFE_US;
-        let seed = |(key, slots): (&Arc<str>, &Vec<(u64, u64)>)| {
-            let asked = self.windows.get(key)?;
-            let Kind::Window { length_us, limit, .. } = asked.spec.kind else { return None };
-            let most = asked.most_within(gap_us)?.min(limit);
-            let spent = slots.iter().map(|(slot, cost)| (slot * slot_width(length_us), *cost));
-            Some(Seed { window: asked.spec.clone(), spent: spent.chain([(last_us, most)]).collect() })
-        };
-        Some(levels.slots.iter().filter_map(seed).collect())
-    }
-
-    /// The limiter has been told, or could not be.
-    pub(super) fn seeded(&mut self, told: bool) {
-        match &mut self.remembered {
-            Some((_, failed)) if !told && *failed < 3 => (*failed, self.probing) = (*failed + 1, true),
-            _ => self.remembered = None,
-        }
+        let epoch_us = self.sure_epoch_us;
+        self.past().map_or_else(|| self.beat(at), |past| Step::Seed { past, epoch_us })
     }
 
     fn beat(&mut self, at: u64) -> Step {
         self.beat_at = at;
+        self.beat_epoch_us = if self.epoch_known { self.epoch_us } else { 0 };
+        let older = self.quotas.in_beat();
         let known = self.view.as_ref().map(|v| &v.census);
         // Back from being alone it goes by nothing before it is told.
-        let believes = if self.returning { 0 } else { self.share() };
+        let over = self.view.is_some() && at >= self.over_at();
+        let believes = if self.returning || over { 0 } else { self.share() };
         Step::Beat(Beat {
             worker: self.worker.clone(),
             life_us: LIFE_US,
             away_us: self.away_us,
             expected_us: self.now_us(at),
             late_us: LATE_US,
-            since_us: known.map_or(0, |c| c.since_us),
+            since_us: older.map_or_else(|| known.map_or(0, |c| c.since_us), |(since_us, _)| since_us),
             believes,
             version: known.map_or(0, |c| c.version),
-            saw_us: self.saw_us,
+            saw_us: older.map_or(self.saw_us, |(_, saw_us)| saw_us),
+            stale: over || older.is_some(),
             members: known.map(|c| c.members.clone()).unwrap_or_default(),
         })
     }
 
     /// What became of a beat that was sent at `sent_at`; `None`: no answer.
     pub(super) fn beaten(&mut self, answer: Option<Census>, sent_at: u64, at: u64) {
+        self.quotas.beaten(answer.as_ref().is_some_and(|census| !census.late));
         let Some(mut census) = answer else {
             self.probing = true;
             self.returning = false;
@@ -428,10 +354,10 @@ impl Guard {
             self.first_us = census.since_us + FIRST_US;
         }
         if self.view.as_ref().is_some_and(|v| v.census.since_us < census.since_us) {
-            let levels = std::mem::take(&mut self.levels);
-            self.remembered = (levels.now_us > 0).then_some((levels, 0));
+            self.quotas.lost();
             self.past_lost = true;
         }
+        let since_us = self.view.as_ref().map_or(0, |v| v.census.since_us);
         if let Some(before) = self.view.take()
             && before.census.version == census.version
             && before.census.since_us == census.since_us
@@ -440,6 +366,10 @@ impl Guard {
             census.members = before.census.members;
         }
         (self.probing, self.returning) = (false, false);
+        let same = since_us == census.since_us;
+        self.sure_epoch_us = if same { self.beat_epoch_us } else { 0 };
+        self.epoch_known &= same;
+        self.past_lost |= self.quotas.compare(census.since_us);
         self.view = Some(View { sent_at, census });
     }
 
@@ -455,16 +385,12 @@ impl Guard {
     /// It knows what was granted meanwhile, or cannot be told.
     pub(super) fn settled(&mut self, told: bool) {
         match told {
-            true => self.alone = None,
+            true => {
+                self.quotas.settled_us = self.clock.map_or(0, |(now_us, _)| now_us);
+                self.alone = None;
+            }
             false => (self.probing, self.returning) = (true, false),
         }
-    }
-}
-
-impl Asked {
-    /// What can be granted of it within such a time; `None`: nobody knows.
-    fn most_within(&self, time_us: u64) -> Option<u64> {
-        self.rate.map(|(interval_us, burst)| time_us / interval_us.max(1) + burst.max(LARGEST))
     }
 }
 
@@ -499,13 +425,5 @@ impl Alone {
             }
         }
         Step::Settle { held, spent, epoch_us }
-    }
-}
-
-/// What others granted unseen counts until a window's length has passed since they noticed.
-fn unseen_left(unseen: u64, bucket: &BucketSpec, since_us: u64, now_us: u64) -> u64 {
-    match bucket.kind {
-        Kind::Window { length_us, .. } if now_us > since_us + length_us + 2 * crate::bucket::slot_width(length_us) => 0,
-        _ => unseen,
     }
 }

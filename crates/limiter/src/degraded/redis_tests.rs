@@ -21,7 +21,7 @@ fn client(redis: &Redis, prefix: &str) -> RedisClient {
 
 /// Nobody beats in the time of these tests but the test.
 fn idle(client: RedisClient) -> Guarded {
-    let guarded = Guarded::start(client, "idle", Duration::ZERO);
+    let guarded = Guarded::start(client, "idle", Duration::ZERO, None);
     guarded.task.abort();
     guarded
 }
@@ -33,14 +33,15 @@ async fn the_census_of_redis_is_that_of_the_book() {
         let mut rng = StdRng::seed_from_u64(seed);
         let guarded = idle(client(&redis, &format!("c{seed}")));
         let mut book = Book::default();
-        let mut known: Vec<(u64, u64)> = vec![(0, 0); 6];
+        // Share, version, and when the two states began.
+        let mut known: Vec<(u64, u64, u64, u64)> = vec![(0, 0, 0, 0); 6];
         for n in 0..60_u64 {
             let w = rng.random_range(0..known.len());
             let worker: Arc<str> = format!("w{w}").into();
             if rng.random_bool(0.1) {
                 book.leave(&worker);
                 guarded.inner.census(&["leave".to_owned(), worker.to_string()]).await.unwrap();
-                known[w] = (0, 0);
+                known[w] = (0, 0, 0, 0);
                 continue;
             }
             let beat = Beat {
@@ -50,20 +51,22 @@ async fn the_census_of_redis_is_that_of_the_book() {
                 away_us: if rng.random_bool(0.2) { 0 } else { HOUR_US },
                 expected_us: 0,
                 late_us: 0,
-                since_us: u64::from(n < 3),
+                since_us: if n < 3 { 1 } else { known[w].2 },
                 believes: known[w].0,
                 version: known[w].1,
                 saw_us: rng.random_range(0..5),
+                stale: rng.random_bool(0.5),
                 members: vec![("w9".into(), 100_000), ("w1".into(), 50_000)],
             };
-            let (theirs, ours) = (guarded.inner.beat(&beat).await.unwrap(), book.beat(&beat, 1_000_000 + n));
+            let theirs = guarded.inner.beat(&beat).await.unwrap();
+            let ours = book.beat(&Beat { since_us: if n < 3 { 1 } else { known[w].3 }, ..beat }, 1_000_000 + n);
             let told = |c: &super::Census| {
                 let mut members = c.members.clone();
                 members.sort();
                 (c.late, c.version, c.live, c.lost, c.share, c.gone.len(), c.saw_us, c.untold, members)
             };
             assert_eq!(told(&theirs), told(&ours), "seed {seed}, beat {n}");
-            known[w] = (ours.share, ours.version);
+            known[w] = (ours.share, ours.version, theirs.since_us, ours.since_us);
         }
         let late = Beat { expected_us: 1, late_us: 1, ..beat_of("w1") };
         assert!(guarded.inner.beat(&late).await.unwrap().late);
@@ -81,6 +84,7 @@ fn beat_of(worker: &str) -> Beat {
         believes: WHOLE,
         version: 0,
         saw_us: 0,
+        stale: false,
         members: vec![],
     }
 }
@@ -145,7 +149,7 @@ async fn a_worker_alone_sees_what_windows_have_granted() {
 #[tokio::test]
 async fn a_worker_goes_through_all_of_it() {
     let redis = Redis::start().await;
-    let guarded = Guarded::start(client(&redis, "p"), "w1", Duration::from_secs(60));
+    let guarded = Guarded::start(client(&redis, "p"), "w1", Duration::from_secs(60), None);
     let mut mode = guarded.mode();
     mode.wait_for(|m| *m == Mode::Shared).await.unwrap();
     let kind = Kind::Rate { interval_us: 1_000, burst: 100, reserve: 0, shared: false };

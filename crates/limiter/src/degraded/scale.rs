@@ -13,7 +13,7 @@ pub(super) fn shared(kind: Kind, lost: u64) -> Kind {
     match kind {
         _ if lost == 0 => kind,
         Kind::Rate { interval_us, burst, reserve, shared } => {
-            let burst_left = (burst - part(u64::from(burst), lost, WHOLE) as u32).max(1);
+            let burst_left = burst - part(u64::from(burst) - 1, lost, WHOLE) as u32;
             rate(interval_us, 2 * WHOLE - lost, burst_left, reserve, burst, shared)
         }
         Kind::Window { length_us, limit, reserve } => window(length_us, limit - part(limit, lost, 2 * WHOLE), reserve, limit),
@@ -29,7 +29,7 @@ pub(super) fn alone(kind: Kind, share: u64) -> Option<Kind> {
     let share = share.min(WHOLE);
     match kind {
         Kind::Rate { interval_us, burst, reserve, shared } => {
-            let own = part(u64::from(burst), share, WHOLE) as u32;
+            let own = part(u64::from(burst) - 1, share, WHOLE) as u32;
             (own > 0).then(|| rate(interval_us, share, own, reserve, burst, shared))
         }
         Kind::Window { .. } => None,
@@ -184,11 +184,11 @@ mod tests {
         /// Whatever the shares, all that anybody may use of a limit is no more than the limit.
         #[test]
         fn parts_never_add_up_to_more_than_the_whole(
-            shares in prop::collection::vec(0..WHOLE / 4, 1..5),
+            shares in prop_oneof![prop::collection::vec(0..WHOLE / 4, 1..5), Just(vec![WHOLE]), Just(vec![WHOLE / 2; 2])],
             interval_us in 1_u64..1_000_000_000, burst in 1_u32..10_000, limit in 1_u64..1_000_000,
         ) {
             let lost: u64 = shares.iter().sum();
-            prop_assume!(lost < WHOLE);
+            prop_assume!(lost <= WHOLE);
             let kind = Kind::Rate { interval_us, burst, reserve: burst / 5, shared: false };
             let numbers = |kind: Kind| match kind {
                 Kind::Rate { interval_us, burst, reserve, .. } => { assert!(reserve < burst); (1e6 / interval_us as f64, u64::from(burst)) }

@@ -1,14 +1,20 @@
 //! A fleet under virtual time whose workers lose Redis, alone and together, whose Redis loses its memory, and whose workers
 //! die: whatever happens, the dates of all grants together keep every bound.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+};
 
 use paceline_core::Class;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     book::{Beat, Book, Census},
-    guard::{Guard, Levels, Mode, Plan, Step},
+    guard::{Guard, Mode, Plan, Step},
+    memory::Kept,
+    quotas::{Levels, Row},
     scale::Scaled,
 };
 use crate::{
@@ -47,7 +53,7 @@ enum Question {
     Levels,
     Probe,
     Settle(Ask, Vec<(BucketSpec, u64)>, u64),
-    Seed(Vec<Seed>),
+    Seed(Vec<Seed>, u64),
 }
 
 #[derive(Debug)]
@@ -87,6 +93,8 @@ struct Worker {
     /// What the ask under way was before it was made smaller.
     last: Option<Ask>,
     alive: bool,
+    /// When it reads the store, once, and then looks at what is to be kept there.
+    store_due: u64,
 }
 
 struct Fleet {
@@ -94,7 +102,7 @@ struct Fleet {
     now: u64,
     order: u64,
     events: BinaryHeap<Reverse<(u64, u64)>>,
-    bodies: std::collections::HashMap<u64, Event>,
+    bodies: HashMap<u64, Event>,
     redis: State,
     book: Book,
     workers: Vec<Worker>,
@@ -104,10 +112,12 @@ struct Fleet {
     down_until: u64,
     /// Windows that were told what they had lost.
     told: u64,
+    /// What outlives Redis and the workers, where all of them may end at once.
+    store: Option<HashMap<Row, Kept>>,
 }
 
 impl Fleet {
-    fn new(seed: u64) -> Fleet {
+    fn new(seed: u64, ends: bool) -> Fleet {
         let mut fleet = Fleet {
             rng: StdRng::seed_from_u64(seed),
             now: START_US,
@@ -120,6 +130,7 @@ impl Fleet {
             sent: vec![],
             down_until: 0,
             told: 0,
+            store: ends.then(HashMap::new),
         };
         for _ in 0..fleet.rng.random_range(2..6) {
             fleet.join();
@@ -144,7 +155,12 @@ impl Fleet {
             calls: vec![],
             last: None,
             alive: true,
+            store_due: now,
         });
+        if self.store.is_some() {
+            self.workers[n].guard.remembers();
+            self.workers[n].store_due += self.rng.random_range(0..5 * SECOND);
+        }
         if self.down_until > now {
             self.at(self.down_until, Event::Heal(vec![n]));
         }
@@ -212,8 +228,8 @@ impl Fleet {
                 })
             }
             Question::Probe => Answer::Probe(now),
-            Question::Seed(past) => {
-                rules::tell(&mut self.redis, past, false, now).unwrap();
+            Question::Seed(past, epoch_us) => {
+                rules::tell_state(&mut self.redis, past, false, *epoch_us, now).unwrap();
                 self.told += past.len() as u64;
                 Answer::Settle
             }
@@ -280,7 +296,7 @@ impl Fleet {
                 guard.settled(answer.is_some());
                 wait = 0;
             }
-            (Question::Seed(_), answer) => {
+            (Question::Seed(..), answer) => {
                 guard.seeded(answer.is_some());
                 wait = 0;
             }
@@ -296,6 +312,7 @@ impl Fleet {
         }
         let next = now + self.rng.random_range(5_000..20_000);
         self.at(next, Event::Tick(w));
+        self.keep(w);
         if self.workers[w].stepping.is_none() && self.workers[w].step_due <= now {
             let worker = &mut self.workers[w];
             worker.step_due = now;
@@ -303,7 +320,7 @@ impl Fleet {
                 Step::Beat(beat) => Some(Question::Beat(beat)),
                 Step::Probe => Some(Question::Probe),
                 Step::Settle { held, spent, epoch_us } => Some(Question::Settle(held, spent, epoch_us)),
-                Step::Seed(past) => Some(Question::Seed(past)),
+                Step::Seed { past, epoch_us } => Some(Question::Seed(past, epoch_us)),
                 Step::Wait => None,
             };
             if let Some(body) = body {
@@ -351,6 +368,33 @@ impl Fleet {
         }
     }
 
+    fn keep(&mut self, w: usize) {
+        let (Some(store), worker) = (&mut self.store, &mut self.workers[w]) else { return };
+        if self.now < worker.store_due {
+            return;
+        }
+        worker.store_due = self.now + 2 * SECOND;
+        if worker.guard.unread() {
+            return worker.guard.recall(store.values().cloned().collect());
+        }
+        let rows = worker.guard.unsaved(self.now - worker.born);
+        for row in &rows {
+            let known = store.entry((row.window.key.clone(), row.by.clone())).or_insert_with(|| row.clone());
+            if known.at_us <= row.at_us {
+                *known = row.clone();
+            }
+        }
+        worker.guard.saved(rows);
+    }
+
+    /// Every worker ends, and Redis with them; as many come back.
+    fn end(&mut self) {
+        self.say("all end, Redis is emptied");
+        (self.redis, self.book) = (State::new(), Book::default());
+        let alive = self.workers.iter_mut().map(|w| usize::from(std::mem::take(&mut w.alive))).sum::<usize>();
+        (0..alive).for_each(|_| self.join());
+    }
+
     fn granted(&mut self, w: usize, reply: &Reply, alone: bool) {
         let ask = self.workers[w].last.take().unwrap();
         self.costs(w, &ask, reply, alone);
@@ -376,6 +420,9 @@ impl Fleet {
     fn fate(&mut self) {
         let next = self.now + self.rng.random_range(5 * SECOND..40 * SECOND);
         self.at(next, Event::Fate);
+        if self.store.is_some() && self.rng.random_bool(0.2) {
+            return self.end();
+        }
         let alive: Vec<usize> = (0..self.workers.len()).filter(|w| self.workers[*w].alive).collect();
         let long = self.rng.random_range(SECOND / 2..70 * SECOND);
         match self.rng.random_range(0..10) {
@@ -451,10 +498,20 @@ fn most_within(sent: &[(u64, u64)], length: u64) -> u64 {
 /// `PACELINE_CUTS=1000` runs more than the default.
 #[test]
 fn bounds_hold_whatever_is_cut_off_from_whatever() {
+    bounds_hold(false);
+}
+
+/// The same where all workers may end at once, and Redis with them.
+#[test]
+fn quotas_hold_whatever_ends() {
+    bounds_hold(true);
+}
+
+fn bounds_hold(ends: bool) {
     let runs = std::env::var("PACELINE_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
     let (mut shared, mut by_itself, mut told) = (0, 0, 0);
     for seed in 0..runs {
-        let mut fleet = Fleet::new(seed);
+        let mut fleet = Fleet::new(seed, ends);
         fleet.run(240);
         let mut sent: Vec<(u64, u64)> = fleet.sent.iter().map(|s| (s.0, s.1)).collect();
         sent.sort_unstable();
@@ -476,6 +533,8 @@ fn bounds_hold_whatever_is_cut_off_from_whatever() {
                     }
                     assert!(most <= limit, "seed {seed}: {} granted {most}", bucket.key);
                 }
+                // Calls of a process that has ended are not under way.
+                Kind::Slots { .. } if ends => {}
                 Kind::Slots { limit, .. } => {
                     let mut steps: Vec<(u64, i64)> = fleet.sent.iter().flat_map(|s| [(s.2, 1), (s.3, -1)]).collect();
                     steps.sort_unstable();

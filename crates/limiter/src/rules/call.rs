@@ -59,11 +59,26 @@ pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, Limite
 
 /// Tells windows their past, as [`crate::Limiter::seed`] does.
 pub fn tell(state: &mut State, past: &[Seed], complete: bool, now_us: u64) -> Result<(), LimiterError> {
+    tell_state(state, past, complete, 0, now_us)
+}
+
+/// The same for the state of that epoch alone, or 0.
+pub(crate) fn tell_state(
+    state: &mut State,
+    past: &[Seed],
+    complete: bool,
+    meant_us: u64,
+    now_us: u64,
+) -> Result<(), LimiterError> {
     let ask = Ask { buckets: past.iter().map(|s| s.window.clone()).collect(), ..Ask::default() };
     ask.check()?;
     let told = past.iter().map(Seed::by_slot).collect::<Result<Vec<_>, _>>()?;
-    let epoch = state.epoch(0, complete, now_us);
+    let epoch = state.epoch(meant_us, complete, now_us);
     let mut call = Call::load(state, &ask, epoch, now_us);
+    if meant_us > 0 && meant_us != epoch.at_us {
+        call.save(state, &ask);
+        return Ok(());
+    }
     for (slot, told) in call.slots.iter_mut().zip(&told) {
         if let More::Window(window) = &mut slot.bucket.more {
             slot.dirty |= window.tell(told);

@@ -208,7 +208,6 @@ impl State {
     }
 
     /// What a window has granted, slot by slot.
-    #[cfg(test)]
     pub(crate) fn slots_of(&self, key: &str) -> Vec<(u64, u64)> {
         match self.buckets.get(key).map(|b| &b.more) {
             Some(More::Window(window)) => window.slots(),

@@ -60,7 +60,6 @@ impl Window {
     }
 
     /// What is remembered, slot by slot; as `each` of windows.lua.
-    #[cfg(test)]
     pub(super) fn slots(&self) -> Vec<(u64, u64)> {
         let lost = match self.origin {
             Origin::Unknown(slot) => Some((slot, 1_000_000_000_000)),

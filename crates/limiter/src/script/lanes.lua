@@ -44,7 +44,8 @@ for b = 1, n_buckets do
 end
 
 -- The past, told by somebody who kept it.
-for i = 1, #request[6] do
+-- What is meant for another state than this one is not taken.
+for i = 1, (knows == 0 or knows == epoch) and #request[6] or 0 do
   local b, told = request[6][i][1], request[6][i][2]
   if Windows.tell(windows[b], told) then dirty[b] = true end
 end

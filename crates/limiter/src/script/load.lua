@@ -13,7 +13,8 @@
 --   lanes    {class 0..3, destination, {bucket from 1, account first}, {cost, count, ...}, since or 0, id, seq, weight}
 --            a cost is a number, or {number, ...} by bucket where they differ
 --   held     {bucket, calls, ...}: what the worker has under way, of every bucket of slots that is asked about
---   seeds    {bucket, {slot, cost, ...}, ...}: what was granted before the state was lost
+--   seeds    {bucket, {slot, cost, ...}, ...}: what was granted before the state was lost; with an epoch, meant for that
+--            state alone
 --   changes  {bucket, since or 0, closed until or 0, ...}
 --   charges  {bucket, cost, ...}: what a worker granted itself that could not ask
 -- ARGV[2] the time, for replaying a trace; without it, the server's

@@ -70,7 +70,7 @@ async fn everything(client: &RedisClient) {
     crate::fleet::lists(&fleet).await;
     crate::reports::together(&RedisReports::new(client.clone())).await;
     crate::signals::conformance(&RedisSignals::new(client.clone())).await;
-    let guarded = Guarded::start(client.clone(), "w1", MINUTE);
+    let guarded = Guarded::start(client.clone(), "w1", MINUTE, None);
     guarded.mode().wait_for(|mode| *mode == Mode::Shared).await.unwrap();
     granted(&guarded).await;
     paceline_limiter::fleet::Fleet::leave(&guarded, "w1").await.unwrap();
@@ -113,7 +113,7 @@ async fn a_cluster_is_followed_when_keys_move_and_when_a_node_dies() {
 
     // A worker that has been there all the time follows its keys to another node, and what was known is still known.
     let followed = client(&all, None);
-    let guarded = Guarded::start(followed.clone(), "w2", MINUTE);
+    let guarded = Guarded::start(followed.clone(), "w2", MINUTE, None);
     let ledger = RedisLedger::new(followed.clone(), DAY);
     let reports = RedisReports::new(followed.clone());
     let before = granted(&guarded).await;
@@ -233,7 +233,7 @@ async fn a_user_needs_what_the_documentation_says_and_no_more() {
 
 /// Why a worker never gets to see the limiter.
 async fn kept_out(client: RedisClient) -> String {
-    let guarded = Guarded::start(client, "w3", MINUTE);
+    let guarded = Guarded::start(client, "w3", MINUTE, None);
     loop {
         match guarded.ask(&ask(1)).await {
             Err(error @ LimiterError::Refused { .. }) => {

@@ -110,6 +110,7 @@ fn migrations() -> Vec<Migration> {
         one(3, "suppressions", include_str!("../../../../migrations/postgres/0003_suppressions.sql")),
         one(4, "limit orders", include_str!("../../../../migrations/postgres/0004_limit_orders.sql")),
         one(5, "learnt", include_str!("../../../../migrations/postgres/0005_learnt.sql")),
+        one(6, "quotas", include_str!("../../../../migrations/postgres/0006_quotas.sql")),
     ]
 }
 

@@ -28,6 +28,7 @@ mod learnt;
 mod plan;
 mod purge;
 mod query;
+mod quotas;
 mod settle;
 mod stats;
 mod suppressions;

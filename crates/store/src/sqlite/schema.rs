@@ -7,11 +7,12 @@ use sqlx::{Connection, Row as _, SqliteConnection, sqlite::SqliteConnectOptions}
 use crate::Error;
 
 /// In order; `user_version` counts those a file has seen.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../../../migrations/sqlite/0001_store.sql"),
     include_str!("../../../../migrations/sqlite/0002_suppressions.sql"),
     include_str!("../../../../migrations/sqlite/0003_limit_orders.sql"),
     include_str!("../../../../migrations/sqlite/0004_learnt.sql"),
+    include_str!("../../../../migrations/sqlite/0005_quotas.sql"),
 ];
 
 /// Says whose file it is, where SQLite keeps that: "PcSt".

@@ -10,6 +10,7 @@ mod letters;
 mod life;
 mod postgres;
 mod purge;
+mod quotas;
 mod races;
 mod sqlite;
 mod stage;

@@ -70,7 +70,7 @@ async fn eight_processes_may_start_at_once() {
         assert_eq!(start.await.unwrap().unwrap(), [Written::New]);
     }
     assert_eq!(open(&url).list(&Filter::default()).await.unwrap().len(), 8);
-    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "5");
+    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "6");
 }
 
 #[tokio::test]
@@ -139,7 +139,8 @@ async fn a_database_of_the_first_version_is_upgraded_with_its_rows() {
     store.close().await;
     // Back to what the first migration alone had made.
     for step in [
-        "drop table dead_letter_jobs, dead_letter_job_items, operator_audit, directives, directive_versions, suppressions, learnt",
+        "drop table dead_letter_jobs, dead_letter_job_items, operator_audit, directives, directive_versions, suppressions, learnt, \
+         quotas",
         "drop index dead_letters_refused",
         "alter table dead_letters drop column settled, drop column settled_at, drop column job",
         "delete from paceline_migrations where version > 1",

@@ -36,6 +36,7 @@ pub(crate) async fn conformance(stage: &dyn Stage) {
     }
     cases!(
         crate::learnt::what_was_learnt_last_is_kept,
+        crate::quotas::what_quotas_had_granted_last_is_kept_while_it_counts,
         crate::letters::an_entry_comes_back_as_it_was,
         crate::letters::bodies_are_kept_byte_for_byte,
         crate::letters::an_id_is_stored_once_and_a_stolen_one_is_told,
