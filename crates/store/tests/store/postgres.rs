@@ -157,5 +157,5 @@ async fn a_database_of_the_first_version_is_upgraded_with_its_rows() {
     assert_eq!(states, [("new".to_owned(), State::Open), ("old".to_owned(), State::Open)]);
     let job = store.create(&order(JobKind::Discard, Filter::default())).await.unwrap().unwrap();
     assert_eq!(job.total, 2);
-    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "5");
+    assert_eq!(server.sql(&url, "select count(*) from paceline_migrations").await.trim(), "6");
 }
