@@ -25,7 +25,7 @@ use crate::{
     item::{Item, Origin},
     limits::Limits,
     pipeline,
-    prefetch::{self, MOST, START, Share, Sizes},
+    prefetch::{self, MOST, MOST_TOGETHER, START, Share, Sizes},
     suppress,
 };
 
@@ -188,13 +188,19 @@ impl LaneTask {
         &self.handle
     }
 
+    /// The most worth holding.
+    fn most(&self) -> u16 {
+        let together = self.cx.settings.accounts.iter().any(|a| a.most_together() > 1);
+        if together { MOST_TOGETHER } else { MOST }
+    }
+
     pub(crate) async fn run(mut self) {
         let mut epoch = 0;
         self.set_rate();
         let mut pause = Duration::from_millis(100);
         loop {
             self.look_at_limits();
-            let share = prefetch::share(self.rate, *self.workers.borrow());
+            let share = prefetch::share(self.rate, *self.workers.borrow(), self.most());
             if let Share::Holder(_) = share
                 && !self.lease().await
             {
@@ -318,7 +324,7 @@ impl LaneTask {
                 }
                 Next::Adjust => {
                     self.look_at_limits();
-                    let share = prefetch::share(self.rate, *self.workers.borrow());
+                    let share = prefetch::share(self.rate, *self.workers.borrow(), self.most());
                     if let Share::Holder(_) = share
                         && Instant::now() >= leased_until
                     {
@@ -339,10 +345,10 @@ impl LaneTask {
 
     /// Brings the prefetch to what is wanted, where that is more than `factor` and a quarter away.
     async fn resize(&self, consumer: &mut Consumer, window: &mut Window, factor: u16) {
-        let most = match prefetch::share(self.rate, *self.workers.borrow()) {
+        let most = match prefetch::share(self.rate, *self.workers.borrow(), self.most()) {
             Share::Each(n) | Share::Holder(n) => n,
         };
-        let most = if self.me().lane.is_none() { MOST } else { most };
+        let most = if self.me().lane.is_none() { self.most() } else { most };
         let want = window.wanted(self.cx.settings.held_bytes).min(most).max(1);
         let now = window.prefetch;
         if want > now * factor + now / 4 || want * factor + want / 4 < now {

@@ -2,9 +2,11 @@
 
 /// What a lane starts with, and falls back to when idle, before the size of its messages is known.
 pub(crate) const START: u16 = 1;
-/// The most that helps throughput: what a fast lane in batches moves in the tenth of a second from a delivery over a grant, a
-/// batch and its call to the acknowledgement.
-pub(crate) const MOST: u16 = 2000;
+/// The most that helps throughput: what a fast lane moves between two calls to the limiter, twice.
+pub(crate) const MOST: u16 = 600;
+/// Likewise in batches: what it moves in the tenth of a second from a delivery over a grant, the wait for others and the call
+/// to the acknowledgement.
+pub(crate) const MOST_TOGETHER: u16 = 2000;
 /// Mail held for one lane across the fleet covers this many seconds of its rate.
 const COVER_S: f64 = 30.0;
 /// Messages whose sizes are not yet worth much, and what is held on their word.
@@ -22,14 +24,14 @@ pub(crate) enum Share {
     Holder(u16),
 }
 
-/// Splits what may be held of a lane that moves `rate` messages a second among `workers`.
-pub(crate) fn share(rate: f64, workers: u64) -> Share {
+/// Splits what may be held of a lane that moves `rate` messages a second among `workers`, each `most` at most.
+pub(crate) fn share(rate: f64, workers: u64, most: u16) -> Share {
     let cover = (rate * COVER_S).max(1.0);
     let each = cover / workers.max(1) as f64;
     if each < 2.0 {
-        Share::Holder((cover as u64).clamp(1, u64::from(MOST)) as u16)
+        Share::Holder((cover as u64).clamp(1, u64::from(most)) as u16)
     } else {
-        Share::Each(each.min(f64::from(MOST)) as u16)
+        Share::Each(each.min(f64::from(most)) as u16)
     }
 }
 
@@ -59,7 +61,7 @@ impl Sizes {
         let each = bytes as u64 + OVERHEAD;
         let fit = budget / busy.max(1) as u64 / each;
         // Two steps, since each costs a new subscription: half-way on the word of one message, all the way after ten.
-        let known = if self.seen < FEW { HALFWAY } else { u64::from(MOST) };
+        let known = if self.seen < FEW { HALFWAY } else { u64::from(MOST_TOGETHER) };
         fit.clamp(1, known) as u16
     }
 }
@@ -70,11 +72,11 @@ mod tests {
 
     #[test]
     fn slow_lanes_have_one_holder() {
-        assert_eq!(share(1.0 / 60.0, 8), Share::Holder(1));
-        assert_eq!(share(0.5, 8), Share::Holder(15));
-        assert_eq!(share(0.5, 1), Share::Each(15));
-        assert_eq!(share(1000.0, 8), Share::Each(600));
-        assert_eq!(share(10.0, 8), Share::Each(37));
+        assert_eq!(share(1.0 / 60.0, 8, MOST), Share::Holder(1));
+        assert_eq!(share(0.5, 8, MOST), Share::Holder(15));
+        assert_eq!(share(0.5, 1, MOST), Share::Each(15));
+        assert_eq!(share(1000.0, 8, MOST), Share::Each(600));
+        assert_eq!(share(10.0, 8, MOST), Share::Each(37));
     }
 
     #[test]
@@ -88,7 +90,7 @@ mod tests {
         s.observe(2000);
         assert_eq!(s.fitting(32 << 20, 1), 50);
         (0..100).for_each(|_| s.observe(2000));
-        assert_eq!(s.fitting(32 << 20, 1), MOST);
+        assert_eq!(s.fitting(32 << 20, 1), MOST_TOGETHER);
         assert!(s.fitting(32 << 20, 36) < 120);
         s.observe(9 << 20);
         assert!(s.fitting(32 << 20, 1) < 8);

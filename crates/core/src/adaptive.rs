@@ -294,7 +294,8 @@ fn weigh(counts: &Counts, count: Count, policy: &PacePolicy) -> (f64, f64, f64) 
         Count::Account => counts.throttled_account,
         Count::Destination { and_account } => counts.throttled + if and_account { counts.throttled_account } else { 0 },
     };
-    let connections = if count == Count::Account { 0 } else { counts.throttled_connection };
+    // An account without a limit of its own leaves them to its destinations.
+    let connections = if count == Count::Account && policy.concurrency.is_none() { 0 } else { counts.throttled_connection };
     // Where nothing limits the calls at a time, they are as many as the rate makes them.
     let (refused, connections) = if policy.concurrency.is_some() { (own, connections) } else { (own + connections, 0) };
     (counts.passed as f64, refused as f64, connections as f64)

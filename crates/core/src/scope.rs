@@ -2,7 +2,7 @@
 //!
 //! [`judge`] is taken by whichever worker sees it due; the shared state applies it only if nobody else was faster.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +82,8 @@ pub fn judge(known: &Known, policy: &AccountPolicy, now_us: u64) -> Vec<Change> 
     let mut every = closed.clone();
     for (destination, pace) in &policy.destinations {
         let (learnt, seen) = of(destination);
-        every.merge(seen, 0);
+        let (seen_here, seen_by_account) = connections(seen, pace, &policy.pace);
+        every.merge(&seen_by_account, 0);
         let mut to = *learnt;
         let mut causes = Vec::new();
         // The account's own refusal is no destination's fault, nor are probes of the account.
@@ -95,7 +96,7 @@ pub fn judge(known: &Known, policy: &AccountPolicy, now_us: u64) -> Vec<Change> 
         }
         if learnt.circuit.is_closed() {
             let count = Count::Destination { and_account: clean_elsewhere };
-            if let Some((pace, cause)) = learnt.pace.step(seen, count, now_us, pace) {
+            if let Some((pace, cause)) = learnt.pace.step(&seen_here, count, now_us, pace) {
                 to.pace = pace;
                 causes.push(Cause::Pace(cause));
             }
@@ -140,9 +141,25 @@ fn from(account: &Learnt, now_us: u64) -> std::ops::Range<u64> {
 }
 
 fn without_refusals(seen: &Evidence) -> Evidence {
+    changed(seen, |counts| Counts { refused: 0, ..counts })
+}
+
+fn changed(seen: &Evidence, change: impl Fn(Counts) -> Counts) -> Evidence {
     let mut out = Evidence::default();
-    seen.iter().for_each(|(slot, counts)| out.add(slot, Counts { refused: 0, ..*counts }));
+    seen.iter().for_each(|(slot, counts)| out.add(slot, change(*counts)));
     out
+}
+
+/// What is seen of a destination, for itself and for its account: refused connections count where calls at a time are limited,
+/// at the destination first.
+fn connections<'a>(seen: &'a Evidence, own: &PacePolicy, account: &PacePolicy) -> (Cow<'a, Evidence>, Cow<'a, Evidence>) {
+    let without = || Cow::Owned(changed(seen, |counts| Counts { throttled_connection: 0, ..counts }));
+    match (own.concurrency, account.concurrency) {
+        (None, Some(_)) => (without(), Cow::Borrowed(seen)),
+        (Some(_), Some(_)) => (Cow::Borrowed(seen), without()),
+        // The account counts none.
+        (_, None) => (Cow::Borrowed(seen), Cow::Borrowed(seen)),
+    }
 }
 
 /// Whether what fails is for the circuits of destinations: only one of them fails, or another one does well that would
@@ -284,6 +301,25 @@ mod tests {
         ] {
             assert_eq!(due(&known(&evidence)), want, "{what}");
         }
+    }
+
+    #[test]
+    fn refused_connections_count_where_calls_are_limited() {
+        let turned_away = Counts { throttled_connection: 5, busy_ms: 20_000, ..GOOD };
+        let found = |account: Option<u32>, google: Option<u32>, of: &str| {
+            let mut policy = policy();
+            policy.pace.concurrency = account;
+            policy.destinations.get_mut("google").unwrap().concurrency = google;
+            let changes = judge(&known(&[(of, turned_away)]), &policy, (T0 + 5) * SLOT_US);
+            changes.into_iter().map(|c| (c.destination.is_some(), c.causes)).collect::<Vec<_>>()
+        };
+        let fewer = |at_destination| vec![(at_destination, vec![Cause::Pace(PaceCause::ConnectionsRefused)])];
+        assert_eq!(found(Some(24), None, TAIL), fewer(false));
+        assert_eq!(found(Some(24), None, "google"), fewer(false));
+        assert_eq!(found(Some(24), Some(24), "google"), fewer(true));
+        assert_eq!(found(None, Some(24), "google"), fewer(true));
+        assert_eq!(found(None, None, "google"), vec![(true, vec![Cause::Pace(PaceCause::Refused)])]);
+        assert_eq!(found(None, None, TAIL), vec![]);
     }
 
     #[test]

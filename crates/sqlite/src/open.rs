@@ -130,12 +130,18 @@ fn migrate(db: &Connection, schema: &Schema, version: usize) -> rusqlite::Result
 fn judge(db: &Connection, path: &Path, schema: &Schema) -> Result<usize, OpenError> {
     let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|error| OpenError::of(path, &error));
     let known = schema.migrations.len();
-    let (id, found) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
+    let is_ours = || Ok(number("PRAGMA application_id")? == i64::from(schema.application_id));
     let path = || path.display().to_string();
-    if id != i64::from(schema.application_id) {
-        let empty = id == 0 && found == 0 && number("SELECT count(*) FROM sqlite_schema")? == 0;
-        return if empty { Ok(0) } else { Err(OpenError::Foreign { path: path(), what: schema.what }) };
+    if !is_ours()? {
+        if number("PRAGMA user_version")? == 0 && number("SELECT count(*) FROM sqlite_schema")? == 0 {
+            return Ok(0);
+        }
+        // Another process may have made it since, all at once.
+        if !is_ours()? {
+            return Err(OpenError::Foreign { path: path(), what: schema.what });
+        }
     }
+    let found = number("PRAGMA user_version")?;
     match usize::try_from(found) {
         Ok(version) if version <= known => Ok(version),
         _ => Err(OpenError::Newer { path: path(), found, known: i64::try_from(known).unwrap_or(i64::MAX) }),

@@ -70,7 +70,8 @@ async fn each_of_a_batch_ends_as_it_would_have_alone() {
 async fn a_batch_without_an_answer_is_uncertain_for_each_of_it() {
     let mut rig = Rig::new().await;
     let worker = begun(&mut rig, async |rig| {
-        for n in 0..10 {
+        // Fewer than open a circuit.
+        for n in 0..4 {
             rig.send(&format!("normal-{n}"), "lost-once", ONE, "").await;
             let high = format!(
                 r#"{{"id":"high-{n}","class":"high","from":"a@b.org","to":["u@gmail.com"],"text":"x","stream":"lost-once"}}"#
@@ -79,13 +80,13 @@ async fn a_batch_without_an_answer_is_uncertain_for_each_of_it() {
         }
     })
     .await;
-    for (letter, _) in rig.dead(10).await {
+    for (letter, _) in rig.dead(4).await {
         assert!(letter.message_id.unwrap().starts_with("normal-") && letter.reason == Reason::Uncertain);
         assert_eq!(letter.last_error.unwrap().code, "timeout");
     }
-    rig.until("sent again", |r| (0..10).all(|n| r.provider.calls_of(&format!("high-{n}")) == 2)).await;
+    rig.until("sent again", |r| (0..4).all(|n| r.provider.calls_of(&format!("high-{n}")) == 2)).await;
     worker.drain().await;
-    assert!((0..10).all(|n| rig.provider.calls_of(&format!("normal-{n}")) == 1), "sent or not, nobody knows: not again");
+    assert!((0..4).all(|n| rig.provider.calls_of(&format!("normal-{n}")) == 1), "sent or not, nobody knows: not again");
     assert!(!rig.provider.batches_with(|_| true).is_empty());
     assert_eq!(rig.broker.depth("paceline.dead").await.unwrap(), 0);
 }

@@ -145,7 +145,8 @@ async fn a_worker_that_dies_before_it_passes_the_rest_on_costs_nobody_a_mail_and
         rig.broker.lose("cut");
         rig.provider.hang.notify_one();
         timeout(Duration::from_secs(10), ledger.1.notified()).await.expect("the result is recorded");
-        dying.shutdown_background();
+        // It is dead when this returns: what it still publishes then nobody sees.
+        tokio::task::spawn_blocking(|| dying.shutdown_timeout(Duration::from_secs(10))).await.unwrap();
         drop(worker);
         rig.broker.restore();
         let second = rig.worker(None);
