@@ -1,5 +1,6 @@
 //! The engine: the one task that holds all waiting messages, asks the limiter, and sets granted ones going.
 
+mod over;
 mod room;
 
 use std::{
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use paceline_core::{CancelSet, InvalidMessage, Reason, Timestamp};
+use paceline_core::{CancelSet, InvalidMessage, Timestamp};
 use paceline_limiter::{
     BucketSpec, Kind, Limiter, LimiterError, Reply, Why,
     clock::ServerClock,
@@ -20,6 +21,7 @@ use tokio::{
     time::{Instant, interval, sleep, sleep_until},
 };
 
+use self::over::earliest;
 use crate::{
     context::Context,
     dead,
@@ -31,6 +33,7 @@ use crate::{
     routing::Routing,
     slots::Lease,
     standing::{Effect, Source, Standing},
+    turns::Lines,
     view::{Sight, View},
 };
 
@@ -66,10 +69,6 @@ pub(crate) enum Input {
 const REST: Duration = Duration::from_secs(10);
 /// No rest is longer: limits may change meanwhile.
 const REST_MOST: Duration = Duration::from_secs(60);
-/// Mail that a limit narrower than its lane keeps for longer than this is parked on the ladder for its turn.
-const PARK: Duration = paceline_core::lane::HOLD_MAX;
-/// Turns on the ladder are at most so far ahead, so that nothing is nailed to an old rate.
-const TURN_MOST: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(250);
 
 type Answer = (Call, Result<Reply, LimiterError>, Instant);
@@ -103,10 +102,17 @@ pub(crate) struct Engine {
     expiries: Vec<Option<Timestamp>>,
     cancels: watch::Receiver<Arc<CancelSet>>,
     view: View,
+    lines: Lines,
 }
 
 impl Engine {
-    pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, limits: Arc<Limits>, routing: Arc<Routing>) -> Engine {
+    pub(crate) fn new(
+        cx: Arc<Context>,
+        limiter: Arc<dyn Limiter>,
+        limits: Arc<Limits>,
+        routing: Arc<Routing>,
+        lines: Lines,
+    ) -> Engine {
         let pacer = Pacer::new(&cx.settings.worker_id);
         let cancels = cx.cancels.clone();
         Engine {
@@ -130,6 +136,7 @@ impl Engine {
             expiries: Vec::new(),
             cancels,
             view: View::default(),
+            lines,
         }
     }
 
@@ -142,6 +149,7 @@ impl Engine {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now_us = self.now_us();
+            self.lines.line_up(&self.cx, now_us, self.stopped);
             let wake = match (call.is_some(), self.stopped) {
                 (true, _) => None,
                 (false, false) if !self.registered => None,
@@ -336,6 +344,9 @@ impl Engine {
             self.cx.tasks.spawn(async move { pipeline::finish_dead(&cx, item, letter).await });
             return;
         }
+        let now_us = self.now_us();
+        let waits = if self.stopped { Some(item) } else { self.lines.pass(item, now_us) };
+        let Some(item) = waits else { return };
         self.pinned[item.origin.lane] |= item.pinned && item.flow.is_none() && self.cx.settings.accounts.len() > 1;
         let (turn, label) = item.turn();
         let head = Head {
@@ -347,7 +358,6 @@ impl Engine {
             handle: item,
         };
         let lane = self.lanes[head.handle.origin.lane].key.clone();
-        let now_us = self.now_us();
         self.pacer.push(lane, head, now_us);
     }
 
@@ -484,43 +494,6 @@ impl Engine {
         self.cx.slots.wanted((ended - before) as usize)
     }
 
-    /// Gives up on what has expired while it waited, without a grant.
-    fn expire(&mut self) {
-        let now = self.cx.now();
-        for (lane, expiry) in self.lanes.iter().zip(&mut self.expiries) {
-            if expiry.is_none_or(|at| at > now) {
-                continue;
-            }
-            *expiry = None;
-            let expired = self.pacer.take_where(&lane.key, |item, _| {
-                let expired = item.expired(now);
-                if !expired {
-                    earliest(expiry, item.expires_at);
-                }
-                expired
-            });
-            for item in expired {
-                let cx = self.cx.clone();
-                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, Reason::Expired).await });
-            }
-        }
-    }
-
-    /// Gives up on what waits here and was cancelled, as soon as the orders have changed.
-    fn cancel(&mut self) {
-        if !self.cancels.has_changed().unwrap_or(false) {
-            return;
-        }
-        let (orders, now) = (self.cancels.borrow_and_update().clone(), self.cx.now());
-        let max_bytes = self.cx.settings.max_message_bytes;
-        for lane in self.lanes.iter() {
-            for item in self.pacer.take_where(&lane.key, |item, _| item.cancelled(&orders, max_bytes, now)) {
-                let cx = self.cx.clone();
-                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, Reason::Cancelled).await });
-            }
-        }
-    }
-
     /// Now and then: lanes that cannot move for long go to rest.
     fn tick(&mut self) {
         self.expire();
@@ -532,6 +505,7 @@ impl Engine {
             self.uncrowd();
         }
         let now_us = self.now_us();
+        self.lines.forget(now_us);
         // A lane together with its flows.
         let mut held_of: HashMap<LaneLabels, i64> = HashMap::new();
         for (index, lane) in self.lanes.iter().enumerate() {
@@ -576,11 +550,4 @@ impl Engine {
             now_us,
         });
     }
-}
-
-fn earliest(known: &mut Option<Timestamp>, other: Option<Timestamp>) {
-    *known = match (*known, other) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    };
 }

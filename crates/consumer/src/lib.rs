@@ -33,6 +33,7 @@ mod signals;
 mod slots;
 mod standing;
 mod suppress;
+mod turns;
 mod view;
 mod words;
 mod world;
@@ -69,6 +70,7 @@ use crate::{
     settle::Settler,
     signals::{Learning, Tally},
     slots::Slots,
+    turns::Lines,
 };
 pub use crate::{
     metrics::Metrics,
@@ -170,7 +172,8 @@ impl Worker {
             settings,
         });
 
-        let engine = tokio::spawn(Engine::new(cx.clone(), limiter, limits, routing).run(inputs));
+        let engine = Engine::new(cx.clone(), limiter, limits, routing, Lines::new(fleet.clone()));
+        let engine = tokio::spawn(engine.run(inputs));
         // Before any mail is taken.
         let mut follower = Follower::new(cx.clone(), directives, limits_sender);
         follower.apply();

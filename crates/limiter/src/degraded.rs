@@ -39,7 +39,7 @@ pub use self::{
 };
 use crate::{
     Ask, BucketSpec, CALL_TIMEOUT_US, Kind, Limiter, LimiterError, Reply, Seed,
-    fleet::{Alive, Fleet, RedisFleet},
+    fleet::{Alive, Fleet, RedisFleet, Turns},
     redis::{RedisClient, RedisLimiter, Script},
     wire::decode,
 };
@@ -352,5 +352,9 @@ impl Fleet for Guarded {
 
     async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError> {
         self.inner.fleet.strike(list, name, idle).await
+    }
+
+    async fn turns(&self, wanted: &[Turns]) -> Result<Vec<u64>, LimiterError> {
+        self.inner.fleet.turns(wanted).await
     }
 }

@@ -1,4 +1,4 @@
-//! Who is alive, and who holds what.
+//! Who is alive, who holds what, and whose turn is when.
 //!
 //! Workers report by heartbeat; a slow lane or a singleton job is held by a lease. Both run out by themselves on the
 //! server's clock, so a worker that died frees what it held, and nobody's clock takes part.
@@ -27,7 +27,23 @@ pub struct Alive {
     pub generation_us: u64,
 }
 
-/// Heartbeats, leases and lists of one fleet.
+/// Turns wanted in a line: of those who wait for the same thing, one after another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turns {
+    /// What is waited for.
+    pub line: Arc<str>,
+    /// No turn is earlier, on the limiter's clock.
+    pub from_us: u64,
+    /// What they take together.
+    pub takes_us: u64,
+    /// None that would begin then or later is taken; less than [`FAR_US`] ahead.
+    pub before_us: u64,
+}
+
+/// Turns are taken no further ahead than this.
+pub const FAR_US: u64 = 86_400_000_000;
+
+/// Heartbeats, leases, lists and lines of one fleet.
 #[async_trait]
 pub trait Fleet: Send + Sync {
     /// Says that `worker_id` lives for `ttl` more, with the configuration whose digest is `config`. `known_us` is the
@@ -47,6 +63,10 @@ pub trait Fleet: Send + Sync {
 
     /// Strikes a name off that has not been in use for at least `idle`.
     async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError>;
+
+    /// Takes turns in lines, and says for each when its first turn begins: where those taken before it end. From
+    /// `before_us` on nothing was taken. A line is forgotten when its turns are over.
+    async fn turns(&self, wanted: &[Turns]) -> Result<Vec<u64>, LimiterError>;
 
     /// Gives the lease back if `worker_id` holds it.
     async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError>;

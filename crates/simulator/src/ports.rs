@@ -20,7 +20,7 @@ use paceline_classifier::Classifier;
 use paceline_core::{Class, Message, Outcome, ProviderAnswer, Rejected};
 use paceline_limiter::{
     Ask, Limiter, LimiterError, Reply, Seed,
-    fleet::{Alive, Fleet, LocalFleet},
+    fleet::{Alive, Fleet, LocalFleet, Turns},
     ledger::{Claim, Claimed, Ledger, LedgerError, LocalLedger, Recorded},
     local::{LocalClock, LocalLimiter},
     signals::{Answer, LocalSignals, Report, Signals},
@@ -69,7 +69,7 @@ impl Redis {
         Redis {
             limiter: Arc::new(LocalLimiter::with_clock(clock)),
             ledger: Arc::new(LocalLedger::new(window).with_clock(clock)),
-            fleet: Arc::new(LocalFleet::new()),
+            fleet: Arc::new(LocalFleet::new().with_clock(clock)),
             signals: Arc::new(LocalSignals::new().with_clock(clock)),
         }
     }
@@ -256,6 +256,11 @@ impl Fleet for Ports {
     async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError> {
         self.life.to_redis(Duration::ZERO).await?;
         self.shared.redis().fleet.strike(list, name, idle).await
+    }
+
+    async fn turns(&self, wanted: &[Turns]) -> Result<Vec<u64>, LimiterError> {
+        self.life.to_redis(Duration::ZERO).await?;
+        self.shared.redis().fleet.turns(wanted).await
     }
 
     async fn leave(&self, worker_id: &str) -> Result<(), LimiterError> {

@@ -18,6 +18,7 @@ macro_rules! shipped {
 shipped![
     "backlog",
     "backlog-50-workers",
+    "blocked-tail",
     "crash-storm",
     "critical-first",
     "greylisting",

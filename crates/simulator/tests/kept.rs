@@ -81,6 +81,16 @@ fn workers_that_crash_anywhere_lose_nothing() {
     assert!(report.messages.doubled < report.crashes as usize * 40, "{:?}", report.messages);
 }
 
+/// A tenth of the messages, for all of the domains.
+#[test]
+fn a_tail_does_not_wait_for_its_blocked_domains() {
+    holds("blocked-tail", |s| {
+        s.fleet.workers = 4;
+        s.loads[1].count = Some(2_100);
+        s.loads[2].count = Some(900);
+    });
+}
+
 #[test]
 fn two_hundred_workers_and_five_thousand_domains() {
     holds("wide-fleet", |s| {

@@ -1,38 +1,41 @@
 //! Mail that would keep others waiting makes room: it goes to a flow, or to the ladder for its turn.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
-use paceline_broker::Purpose;
+use paceline_core::lane::HOLD_MAX;
 use paceline_limiter::pacer::Hint;
 
-use super::{Engine, PARK, TURN_MOST};
-use crate::{flows::Flow, item::Item, limits::TENANT, pipeline};
+use super::Engine;
+use crate::{flows::Flow, item::Item, limits::TENANT, pipeline, turns};
 
 impl Engine {
     /// What a limit narrower than its lane keeps for long would keep the rest of the lane from being looked at. What a
-    /// tenant's limit keeps, or that of an account it is pinned to, waits in a flow; other mail is parked for its turn.
+    /// tenant's limit keeps, or that of an account it is pinned to, waits in a flow; other mail lines up for its turn.
     pub(super) fn park(&mut self) {
         let now_us = self.now_us();
-        let later_than = now_us + PARK.as_micros() as u64;
+        let later_than = now_us + HOLD_MAX.as_micros() as u64;
+        let by_flow = |hint: &Hint, item: &Item| {
+            let own = hint.bucket.starts_with(TENANT) && item.flow.is_none();
+            item.tenant.clone().filter(|_| own)
+        };
+        // A flow takes all that comes after what it is opened for; a line only those whose own turn is late.
+        let late = |hint: &Hint, turn_us: u64, item: &Item| match by_flow(hint, item) {
+            Some(_) => hint.retry_at_us > later_than,
+            None => turn_us > turns::held_until(item, now_us),
+        };
         for (lane, pinned) in self.lanes.iter().zip(&self.pinned) {
-            let mut turns: HashMap<Arc<str>, u64> = HashMap::new();
-            for (hint, items) in self.pacer.take_narrow(&lane.key, later_than) {
-                for mut item in items {
-                    if let (Some(label), None, true) = (&item.tenant, &item.flow, hint.bucket.starts_with(TENANT)) {
-                        let flow = Flow::new(item.lane.clone(), label.clone());
-                        self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, Arc::new(flow)));
-                        continue;
+            for (hint, items) in self.pacer.take_narrow(&lane.key, late) {
+                let mut lining_up = Vec::new();
+                for item in items {
+                    match by_flow(&hint, &item) {
+                        Some(label) => {
+                            let flow = Flow::new(item.lane.clone(), label);
+                            self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, Arc::new(flow)));
+                        }
+                        None => lining_up.push(item),
                     }
-                    // One after another, each its cost later than the one before.
-                    let binding = item.buckets.iter().position(|b| b.key == hint.bucket);
-                    let takes = binding.map_or(0, |k| item.buckets[k].interval_us().saturating_mul(item.cost.at(k)));
-                    let turn = turns.entry(hint.bucket.clone()).or_insert(hint.retry_at_us);
-                    let wait = Duration::from_micros(turn.saturating_sub(now_us)).min(TURN_MOST);
-                    *turn = turn.saturating_add(takes);
-                    item.journey.not_before = Some(self.cx.now() + wait);
-                    let cx = self.cx.clone();
-                    self.cx.tasks.spawn(async move { pipeline::pass_on(&cx, item, Purpose::Delay).await });
                 }
+                self.lines.keep(&self.cx, &hint, lining_up, now_us);
             }
             if !pinned {
                 continue;

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Alive, Fleet};
+use super::{Alive, Fleet, Turns};
 use crate::{LimiterError, local::LocalClock};
 
 /// A fleet of the tasks of one process.
@@ -27,12 +27,20 @@ struct State {
     configs: HashMap<String, u64>,
     leases: HashMap<String, (String, Instant)>,
     lists: HashMap<String, HashMap<Arc<str>, Instant>>,
+    /// Where the turns taken in each line end.
+    lines: HashMap<Arc<str>, u64>,
 }
 
 impl LocalFleet {
     /// A fleet without workers.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same by `clock`: the limiter's, where both are given times by it.
+    #[must_use]
+    pub fn with_clock(self, clock: LocalClock) -> Self {
+        LocalFleet { clock, ..self }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
@@ -92,6 +100,22 @@ impl Fleet for LocalFleet {
             }
         });
         Ok(())
+    }
+
+    async fn turns(&self, wanted: &[Turns]) -> Result<Vec<u64>, LimiterError> {
+        let now_us = self.clock.now_us();
+        Ok(self.with(|state, _| {
+            state.lines.retain(|_, end_us| *end_us > now_us);
+            let take = |turns: &Turns| {
+                let end_us = state.lines.get(&turns.line).copied().unwrap_or(0);
+                let begin_us = end_us.max(turns.from_us);
+                if begin_us < turns.before_us {
+                    state.lines.insert(turns.line.clone(), begin_us.saturating_add(turns.takes_us).min(turns.before_us));
+                }
+                begin_us
+            };
+            wanted.iter().map(take).collect()
+        }))
     }
 
     async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Alive, Fleet};
+use super::{Alive, FAR_US, Fleet, Turns};
 use crate::{
     LimiterError,
     redis::{RedisClient, Script},
@@ -15,12 +15,14 @@ use crate::{
 pub struct RedisFleet {
     client: RedisClient,
     script: Script,
+    turns: Script,
 }
 
 impl RedisFleet {
     /// A view over `client`; nothing is sent yet.
     pub fn new(client: RedisClient) -> Self {
-        RedisFleet { client, script: Script::new(include_str!("fleet.lua")) }
+        let (script, turns) = (Script::new(include_str!("fleet.lua")), Script::new(include_str!("turns.lua")));
+        RedisFleet { client, script, turns }
     }
 
     async fn run(&self, what: &str, keys: &[String], worker_id: &str, ttl: Duration) -> Result<u64, LimiterError> {
@@ -72,6 +74,14 @@ impl Fleet for RedisFleet {
 
     async fn strike(&self, list: &str, name: &str, idle: Duration) -> Result<(), LimiterError> {
         self.run("strike", &[self.client.key("list", list)], name, idle).await.map(drop)
+    }
+
+    async fn turns(&self, wanted: &[Turns]) -> Result<Vec<u64>, LimiterError> {
+        let keys: Vec<String> = wanted.iter().map(|t| self.client.key("line", &t.line)).collect();
+        let numbers = |t: &Turns| [t.from_us, t.takes_us.min(FAR_US), t.before_us].map(|n| n.to_string());
+        let args: Vec<String> = wanted.iter().flat_map(numbers).collect();
+        let args: Vec<&[u8]> = args.iter().map(|a| a.as_bytes()).collect();
+        decode(&self.client.run(&self.turns, &keys, &args).await?)
     }
 
     async fn release(&self, name: &str, worker_id: &str) -> Result<(), LimiterError> {

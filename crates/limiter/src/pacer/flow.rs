@@ -60,6 +60,18 @@ impl<H> Flow<H> {
         self.buckets.first().map(|b| b.key.clone())
     }
 
+    /// The time a token takes at the bucket so named as it stands, and where it is among this flow's.
+    pub(super) fn pace_at(&self, key: &str, standing: &HashMap<Arc<str>, Standing>) -> (u64, Option<usize>) {
+        let position = self.buckets.iter().position(|b| &*b.key == key);
+        let stands = standing.get(key).and_then(|s| s.kind);
+        let pace_us = match (stands, position) {
+            (Some(Kind::Rate { interval_us, .. }), _) => interval_us,
+            (_, Some(k)) => self.buckets[k].interval_us(),
+            _ => 0,
+        };
+        (pace_us, position)
+    }
+
     /// How many heads a call should carry: what the slowest bucket gives in `cover_us`, the account's share of it
     /// where `sharing` flows divide it, and at least two, because one would cap a flow at one message a call.
     pub(super) fn worth_asking(&self, sharing: u32, cover_us: u64, standing: &HashMap<Arc<str>, Standing>) -> usize {

@@ -16,26 +16,45 @@ impl<H> Pacer<H> {
         self.take_where(lane, |_, _| true)
     }
 
-    /// Gives back the heads of a lane whose flow is kept until after `later_than_us` by a limit narrower than the lane,
-    /// each flow's in order, with what keeps them. Looks at every flow of the lane.
-    pub fn take_narrow(&mut self, lane: &LaneKey, later_than_us: u64) -> Vec<(Hint, Vec<H>)> {
+    /// Gives back the heads of a lane that a limit narrower than the lane keeps, where `late` says so of when each could
+    /// go: those before it in its flow take their time as well. Each flow's in order, with what keeps them, and
+    /// until when: those that stay go first. Looks at every flow of the lane.
+    pub fn take_narrow(&mut self, lane: &LaneKey, late: impl Fn(&Hint, u64, &H) -> bool) -> Vec<(Hint, Vec<H>)> {
         let Some((ids, _)) = self.lanes.get(lane) else { return Vec::new() };
         let kept = |id: &&u64| {
             let flow = self.flows.get(id).filter(|f| !f.in_call);
-            flow.and_then(|f| f.hint.as_ref()).is_some_and(|h| h.narrow && h.retry_at_us > later_than_us)
+            flow.and_then(|f| f.hint.as_ref()).is_some_and(|h| h.narrow)
         };
         let mut ids: Vec<u64> = ids.iter().filter(kept).copied().collect();
         ids.sort_unstable();
-        let mut taken = Vec::with_capacity(ids.len());
+        let mut taken = Vec::new();
         for id in ids {
             let Some(flow) = self.flows.get_mut(&id) else { continue };
             let Some(hint) = flow.hint.clone() else { continue };
-            let heads: Vec<H> = flow.heads.drain(..).map(|h| h.handle).collect();
-            if let Some((_, held)) = self.lanes.get_mut(lane) {
-                *held -= heads.len();
+            let (pace_us, position) = flow.pace_at(&hint.bucket, &self.standing);
+            let mut turn_us = hint.retry_at_us;
+            let (mut gone, mut stay) = (Vec::new(), VecDeque::new());
+            for head in flow.heads.drain(..) {
+                if late(&hint, turn_us, &head.handle) {
+                    gone.push(head.handle);
+                } else {
+                    let cost = position.map_or(0, |k| head.cost.at(k));
+                    turn_us = turn_us.saturating_add(pace_us.saturating_mul(cost));
+                    stay.push_back(head);
+                }
             }
-            self.forget(id);
-            taken.push((hint, heads));
+            flow.heads = stay;
+            let empty = flow.heads.is_empty();
+            if gone.is_empty() {
+                continue;
+            }
+            if let Some((_, held)) = self.lanes.get_mut(lane) {
+                *held -= gone.len();
+            }
+            if empty {
+                self.forget(id);
+            }
+            taken.push((Hint { retry_at_us: turn_us, ..hint }, gone));
         }
         taken
     }

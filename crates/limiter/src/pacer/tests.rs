@@ -264,7 +264,7 @@ fn what_a_narrow_limit_keeps_can_be_taken_without_the_rest() {
         b.pacer.push(b.lane.clone(), head, T0);
     }
     let call = b.pacer.begin(T0, 100).unwrap();
-    assert!(b.pacer.take_narrow(&b.lane.clone(), 0).is_empty(), "nothing is known yet");
+    assert!(b.pacer.take_narrow(&b.lane.clone(), |_, _, _| true).is_empty(), "nothing is known yet");
     let denied =
         |bucket, retry_at_us| LaneGrant { dates_us: vec![], denied: Some(Denied { retry_at_us, bucket, why: Why::Date }) };
     let at = |key: &str| call.ask().buckets.iter().position(|b| &*b.key == key).unwrap();
@@ -274,11 +274,18 @@ fn what_a_narrow_limit_keeps_can_be_taken_without_the_rest() {
         denied(at("tenant:y"), T0 + 1_000_000),
     ];
     b.pacer.complete(call, &Reply { now_us: T0, lanes, ..Reply::default() });
-    let taken = b.pacer.take_narrow(&b.lane.clone(), T0 + 2_000_000);
+    let taken = b.pacer.take_narrow(&b.lane.clone(), |_, at, _| at > T0 + 2_000_000);
     assert_eq!(taken.len(), 1);
     assert_eq!((&*taken[0].0.bucket, &taken[0].1), ("tenant:x", &vec![1, 4, 7]));
     assert_eq!(b.pacer.held(&b.lane), 6);
     assert!(b.pacer.hint(&b.lane).unwrap().narrow, "tenant y goes first");
+    // Tenant y's go one after another, a millisecond each: what is taken after the two that stay.
+    let taken = b.pacer.take_narrow(&b.lane.clone(), |_, at, h| at > T0 + if *h == 8 { 1_002_000 } else { 1_000_000 });
+    assert_eq!(
+        taken.iter().map(|(hint, handles)| (hint.retry_at_us, &handles[..])).collect::<Vec<_>>(),
+        [(T0 + 1_002_000, &[5][..])]
+    );
+    assert_eq!(b.pacer.held(&b.lane), 5);
 }
 
 #[test]
@@ -408,7 +415,7 @@ fn a_held_group_is_not_asked_about_and_keeps_its_lanes() {
     b.pacer.hold_group(&tail, Group::Keys { prefix: "a:domain:".into(), of: "tail".into() }, u64::MAX, T0);
     b.push(1, Class::Low, &[("a", 1_000), ("a@google", 1_000), ("a:domain:x.org", 1_000)], T0);
     assert!(b.pacer.begin(T0, 100).is_none());
-    let taken = b.pacer.take_narrow(&b.lane.clone(), T0);
+    let taken = b.pacer.take_narrow(&b.lane.clone(), |_, at, _| at > T0);
     assert_eq!(taken.iter().map(|(hint, handles)| (hint.narrow, handles.len())).collect::<Vec<_>>(), [(true, 1)]);
     let buckets = vec![bucket("a", 1_000), bucket("a:domain:x.org", 1_000).narrow()].into();
     let head = Head { handle: 2, cost: 1.into(), class: Class::Low, destination: "tail".into(), weight: 1, buckets };

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use paceline_limiter::{
-    fleet::{Fleet, LocalFleet, RedisFleet},
+    fleet::{Fleet, LocalFleet, RedisFleet, Turns},
+    local::LocalClock,
     redis::RedisClient,
 };
 use paceline_testkit::Redis;
@@ -82,6 +83,26 @@ pub(crate) async fn lists(fleet: &dyn Fleet) {
     assert_eq!((idle("a").await, fleet.note("others", &[]).await), (None, Ok(vec![])));
 }
 
+/// One after another, whoever asks, and none beyond what was asked for.
+async fn turns(fleet: &dyn Fleet, now_us: u64) {
+    let begins = async |line: &str, from_us, takes_us, before_us| {
+        let wanted = [Turns { line: line.into(), from_us, takes_us, before_us }];
+        fleet.turns(&wanted).await.unwrap()[0]
+    };
+    let at = |s: u64| now_us + s * 1_000_000;
+    assert_eq!(begins("a", at(10), 30_000_000, at(600)).await, at(10));
+    assert_eq!(begins("a", at(10), 30_000_000, at(600)).await, at(40));
+    assert_eq!(begins("a", at(100), 5_000_000, at(600)).await, at(100), "not before it is asked for");
+    assert_eq!(begins("b", at(1), 5_000_000, at(600)).await, at(1), "another line");
+    assert_eq!(begins("a", at(10), 600_000_000, at(600)).await, at(105));
+    assert_eq!(begins("a", at(10), 1_000_000, at(600)).await, at(600), "nothing is left");
+    assert_eq!(begins("a", at(10), 1_000_000, at(900)).await, at(600), "so nothing was taken");
+    assert_eq!(begins("brief", now_us, 1, at(600)).await, now_us);
+    until(async || begins("brief", now_us, 1, at(600)).await == now_us).await;
+    let wanted = ["c", "d"].map(|line| Turns { line: line.into(), from_us: at(1), takes_us: 1, before_us: at(2) });
+    assert_eq!(fleet.turns(&wanted).await.unwrap(), [at(1), at(1)]);
+}
+
 /// Until the server's clock has moved on; the runner's time-out is the limit.
 async fn until(mut condition: impl AsyncFnMut() -> bool) {
     while !condition().await {
@@ -93,12 +114,16 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
 async fn local() {
     conformance(&LocalFleet::new()).await;
     lists(&LocalFleet::new()).await;
+    let clock = LocalClock::new();
+    turns(&LocalFleet::new().with_clock(clock), clock.now_us()).await;
 }
 
 #[tokio::test]
 async fn redis() {
     let redis = Redis::start().await;
-    let fleet = RedisFleet::new(RedisClient::new(&redis.url(), "fleet").unwrap());
+    let client = RedisClient::new(&redis.url(), "fleet").unwrap();
+    let fleet = RedisFleet::new(client.clone());
     conformance(&fleet).await;
     lists(&fleet).await;
+    turns(&fleet, client.now_us().await.unwrap()).await;
 }
