@@ -98,7 +98,7 @@ pub(crate) struct Engine {
     registered: bool,
     /// The limiter said that its past is lost.
     past_lost: bool,
-    /// When the first of the mail held for each lane expires, or earlier.
+    /// When the time of the first of the mail held for each lane is over, or earlier.
     expiries: Vec<Option<Timestamp>>,
     cancels: watch::Receiver<Arc<CancelSet>>,
     view: View,
@@ -295,7 +295,7 @@ impl Engine {
                 if let Some(account) = item.refused_by.take() {
                     self.route(&mut item, Some(account));
                 }
-                earliest(&mut self.expiries[item.origin.lane], item.expires_at);
+                earliest(&mut self.expiries[item.origin.lane], item.end.at);
                 self.wait(item);
             }
             Input::Lost { lane, epoch } => {

@@ -12,10 +12,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     flows::Labels,
-    item::{Item, KEEP_PARSED, Origin},
+    item::{End, Item, KEEP_PARSED, Origin},
     lane::LaneHandle,
     limits,
     routing::{Charges, Routing},
+    settings::Settings,
 };
 
 /// What to do with a delivery.
@@ -28,8 +29,10 @@ pub(crate) enum Verdict {
     NotYet(Item),
     /// In the wrong queue.
     Reroute(Item),
-    /// Given up on before any call.
-    Dead(Item, Reason),
+    /// Its time is over.
+    Over(Item, Reason),
+    /// An operator has ordered not to send it.
+    Cancelled(Item),
     /// None of its recipients may be mailed.
     Suppressed(Item),
     /// Not a message.
@@ -43,6 +46,8 @@ pub(crate) struct Intake {
     pub(crate) routing: Arc<Routing>,
     pub(crate) labels: Labels,
     pub(crate) max_message_bytes: usize,
+    /// As configured now.
+    pub(crate) current: watch::Receiver<Arc<Settings>>,
     pub(crate) cancels: watch::Receiver<Arc<CancelSet>>,
     pub(crate) suppressions: watch::Receiver<Arc<SuppressionSet>>,
 }
@@ -85,11 +90,11 @@ impl Intake {
         item.tenant = tenant;
         item.flow.clone_from(&from.flow);
         item.suit_its_flow();
-        if item.expired(now) {
-            return Verdict::Dead(item, Reason::Expired);
+        if let Some(reason) = item.over(now) {
+            return Verdict::Over(item, reason);
         }
         if item.cancelled(&self.cancels.borrow(), self.max_message_bytes, now) {
-            return Verdict::Dead(item, Reason::Cancelled);
+            return Verdict::Cancelled(item);
         }
         // Without waiting for a turn, and without taking one from mail that goes out.
         if suppressed {
@@ -117,6 +122,7 @@ impl Intake {
         message: Message,
     ) -> Item {
         let domain: Domain = message.domain().clone();
+        let end = End::of(&message, &journey, self.current.borrow().policy.of(lane.class).max_age);
         Item {
             origin,
             arrived: tokio::time::Instant::now(),
@@ -126,7 +132,7 @@ impl Intake {
             domain,
             digest: journey.digest.unwrap_or_else(|| xxh3_64(&delivery.body)),
             journey,
-            expires_at: message.expires_at,
+            end,
             choices,
             account,
             refused_by: None,

@@ -374,9 +374,10 @@ impl LaneTask {
             }
             Verdict::NotYet(item) => self.pass_on(item, Purpose::Delay),
             Verdict::Reroute(item) => self.pass_on(item, Purpose::Reroute),
-            Verdict::Dead(item, reason) => {
+            Verdict::Over(item, reason) => self.spawn(pipeline::give_up(cx.clone(), item, reason)),
+            Verdict::Cancelled(item) => {
                 let cx = cx.clone();
-                self.spawn(async move { pipeline::bury(&cx, item, reason).await });
+                self.spawn(async move { pipeline::bury(&cx, item, Reason::Cancelled).await });
             }
             Verdict::Suppressed(item) => {
                 let cx = cx.clone();

@@ -134,11 +134,13 @@ impl Worker {
         let standing = watch::Sender::default();
         let routing = Routing::new(&settings, limits_receiver.clone(), classifier.clone(), standing.subscribe());
         let routing = Arc::new(routing);
+        let current = watch::Sender::new(settings.clone());
         let intake = Arc::new(Intake {
             classifier: classifier.clone(),
             routing: routing.clone(),
             labels: Labels::new(&settings),
             max_message_bytes: settings.max_message_bytes,
+            current: current.subscribe(),
             cancels: cancels.clone(),
             suppressions: suppressions.clone(),
         });
@@ -168,7 +170,7 @@ impl Worker {
             world,
             config: watch::Sender::new(limits.digest.clone()),
             limits_fault: watch::Sender::new(Some("not asked yet".to_owned())),
-            current: watch::Sender::new(settings.clone()),
+            current,
             settings,
         });
 

@@ -182,10 +182,10 @@ impl Kept {
     }
 }
 
-/// To the ladder for so long, and no longer than until it expires: it is given up on then.
+/// To the ladder for so long, and no longer than until its time is over: it is given up on then.
 fn park(cx: &Arc<Context>, mut item: Item, wait: Duration) {
     let now = cx.now();
-    item.journey.not_before = Some(now + item.expires_at.map_or(wait, |at| wait.min(at.since(now))));
+    item.journey.not_before = Some(now + wait.min(item.end.at.since(now)));
     let cx = cx.clone();
     cx.clone().tasks.spawn(async move { pipeline::pass_on(&cx, item, Purpose::Delay).await });
 }

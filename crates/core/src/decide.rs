@@ -42,6 +42,8 @@ pub struct Attempt {
     pub recipients: usize,
     /// Whether an uncertain attempt may be repeated: the provider honours idempotency keys, or the class says so.
     pub resend_uncertain: bool,
+    /// What its age is counted from: when it was published, or due where it was for later.
+    pub born: Timestamp,
     /// When the call began.
     pub started_at: Timestamp,
     /// Now.
@@ -54,7 +56,7 @@ pub struct Attempt {
 ///
 /// Pure: the same arguments always give the same answer.
 pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, policy: &Policy) -> Disposition {
-    let Attempt { class, now, jitter, .. } = *attempt;
+    let Attempt { class, born, now, jitter, .. } = *attempt;
     let policy = policy.of(class);
     journey.attempts += 1;
     journey.first_attempt_at.get_or_insert(attempt.started_at);
@@ -74,7 +76,7 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
             };
         }
         Outcome::Rejected { what: Rejected::Account, .. } => {
-            return if now.since(journey.enqueued_at) >= policy.max_age {
+            return if now.since(born) >= policy.max_age {
                 Disposition::DeadLetter { reason: Reason::RejectedAccount }
             } else {
                 Disposition::Elsewhere
@@ -113,7 +115,7 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
         }
     };
     let at = now + wait;
-    if at.since(journey.enqueued_at) >= policy.max_age {
+    if at.since(born) >= policy.max_age {
         return Disposition::DeadLetter { reason: Reason::MaxAgeExceeded };
     }
     journey.not_before = Some(at);
@@ -143,11 +145,12 @@ mod tests {
     }
 
     fn attempt(class: Class, now: Timestamp) -> Attempt {
-        Attempt { class, recipients: 2, resend_uncertain: class <= Class::High, started_at: now, now, jitter: 0.0 }
+        Attempt { class, recipients: 2, resend_uncertain: class <= Class::High, born: T0, started_at: now, now, jitter: 0.0 }
     }
 
     fn run(class: Class, outcome: &Outcome, journey: &mut Journey) -> Disposition {
-        decide(&attempt(class, T0), journey, outcome, &Policy::default())
+        let attempt = Attempt { born: journey.enqueued_at, ..attempt(class, T0) };
+        decide(&attempt, journey, outcome, &Policy::default())
     }
 
     fn in_s(s: u64) -> Disposition {

@@ -6,7 +6,7 @@ use super::Engine;
 use crate::pipeline;
 
 impl Engine {
-    /// Gives up on what has expired while it waited, without a grant.
+    /// Gives up on what waits here and is too old or has expired, without a grant.
     pub(super) fn expire(&mut self) {
         let now = self.cx.now();
         for (lane, expiry) in self.lanes.iter().zip(&mut self.expiries) {
@@ -14,16 +14,17 @@ impl Engine {
                 continue;
             }
             *expiry = None;
-            let expired = self.pacer.take_where(&lane.key, |item, _| {
-                let expired = item.expired(now);
-                if !expired {
-                    earliest(expiry, item.expires_at);
+            let over = self.pacer.take_where(&lane.key, |item, _| {
+                let over = item.over(now).is_some();
+                if !over {
+                    earliest(expiry, item.end.at);
                 }
-                expired
+                over
             });
-            for item in expired {
-                let cx = self.cx.clone();
-                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, Reason::Expired).await });
+            for item in over {
+                if let Some(reason) = item.over(now) {
+                    self.cx.tasks.spawn(pipeline::give_up(self.cx.clone(), item, reason));
+                }
             }
         }
     }
@@ -44,9 +45,6 @@ impl Engine {
     }
 }
 
-pub(super) fn earliest(known: &mut Option<Timestamp>, other: Option<Timestamp>) {
-    *known = match (*known, other) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    };
+pub(super) fn earliest(known: &mut Option<Timestamp>, other: Timestamp) {
+    *known = Some(known.map_or(other, |at| at.min(other)));
 }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::{
     Grant, bury,
     finish::{bury_recipients, without},
-    finish_dead, pass_on, retry,
+    finish_dead, give_up, pass_on, retry,
 };
 use crate::{
     context::{Context, Present},
@@ -42,7 +42,7 @@ pub(super) struct Ready {
 
 /// Why there is no call now.
 pub(super) enum Out {
-    Expired,
+    Over(Reason),
     Cancelled,
     /// It was valid when it came; only a change of the size limit could bring this about.
     Invalid(InvalidMessage),
@@ -62,8 +62,8 @@ pub(super) enum Out {
 /// Claims the message's next attempt, unless something stands against the call.
 pub(super) async fn claim(cx: &Arc<Context>, mut turn: Turn) -> Result<Ready, Box<(Turn, Out)>> {
     let out = |turn, out| Err(Box::new((turn, out)));
-    if turn.item.expired(cx.now()) {
-        return out(turn, Out::Expired);
+    if let Some(reason) = turn.item.over(cx.now()) {
+        return out(turn, Out::Over(reason));
     }
     let message = match turn.item.message(cx.settings.max_message_bytes) {
         Ok(message) => message,
@@ -128,7 +128,10 @@ impl Ready {
 pub(super) async fn leave(cx: Arc<Context>, turn: Turn, out: Out) {
     let Turn { mut item, present, .. } = turn;
     match out {
-        Out::Expired => bury(&cx, item, Reason::Expired).await,
+        Out::Over(reason) => {
+            drop(present);
+            return give_up(cx, item, reason).await;
+        }
         Out::Cancelled => bury(&cx, item, Reason::Cancelled).await,
         Out::Invalid(problem) => {
             let letter = dead::invalid(&item.journey, Some(&item.id), &problem, cx.now());
@@ -183,6 +186,7 @@ pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim,
                 class: item.lane.class,
                 recipients: item.recipients,
                 resend_uncertain: resend,
+                born: item.end.born,
                 started_at: now,
                 now,
                 jitter: cx.world.chance(),

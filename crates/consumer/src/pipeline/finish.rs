@@ -36,6 +36,7 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
         class: item.lane.class,
         recipients: message.recipient_count(),
         resend_uncertain: known || item.lane.class.resends_uncertain(),
+        born: item.end.born,
         started_at: call.started_at,
         now: cx.now(),
         jitter: cx.world.chance(),

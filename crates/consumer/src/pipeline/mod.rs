@@ -13,7 +13,7 @@ use paceline_core::{
 };
 use paceline_limiter::{
     GRANT_LIFE_US,
-    ledger::{Claim, Recorded},
+    ledger::{Claim, Claimed, Recorded},
 };
 use paceline_provider::Attempt;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -30,6 +30,7 @@ use crate::{
     flows::Flow,
     item::Item,
     metrics::{AccountLabels, AttemptLabels},
+    note::Note,
     settle::Onward,
     slots::{Granted, Slot},
 };
@@ -53,6 +54,9 @@ pub(crate) const RECHECK: Duration = Duration::from_millis(500);
 
 /// A message whose flow could not be opened stays for so long before it is looked at again.
 const REOPEN: Duration = Duration::from_secs(1);
+
+/// Time between two tries of a ledger that does not answer.
+const UNKNOWN: Duration = Duration::from_millis(200);
 
 /// A claim outlives the longest call by this much.
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
@@ -129,11 +133,38 @@ pub(crate) fn lead_with_a_copy(message: &mut Message) -> bool {
     true
 }
 
+/// Gives up a message whose time is over: under a claim, so that what was sent already is never said to be too late.
+pub(crate) async fn give_up(cx: Arc<Context>, item: Item, reason: Reason) {
+    let Some(_present) = cx.enter(&item.id) else {
+        sleep(RECHECK).await;
+        return cx.to_engine(Input::Ready(item));
+    };
+    let claim = cx.claim(&item);
+    let claimed = cx.ledger.claim(claim.clone()).await;
+    cx.note_limits(&claimed);
+    match claimed {
+        Ok(Claimed::Granted) => bury_claimed(&cx, item, reason, Some(&claim)).await,
+        Ok(other) => not_granted(&cx, item, claim, other).await,
+        Err(error) => {
+            tracing::warn!(%error, "ledger: no claim; trying again");
+            sleep(UNKNOWN).await;
+            cx.to_engine(Input::Ready(item));
+        }
+    }
+}
+
 /// Gives a message up without an attempt now.
-pub(crate) async fn bury(cx: &Context, mut item: Item, reason: Reason) {
+pub(crate) async fn bury(cx: &Context, item: Item, reason: Reason) {
+    bury_claimed(cx, item, reason, None).await;
+}
+
+async fn bury_claimed(cx: &Context, mut item: Item, reason: Reason, claim: Option<&Claim>) {
     let message = item.message(cx.settings.max_message_bytes).ok();
     let account = &cx.settings.accounts[item.account].name;
     let letter = dead::whole(&item, message.as_deref(), account, reason, cx.now());
+    if let Some(claim) = claim {
+        cx.record(claim, Recorded::Dead { note: Note::dead(&letter, &[]) }).await;
+    }
     if let Some(message) = &message {
         let kind = if reason == Reason::Cancelled { Kind::Cancelled } else { Kind::Dead };
         let event = cx.event(kind, &item, message);
