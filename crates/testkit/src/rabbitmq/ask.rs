@@ -40,7 +40,7 @@ impl RabbitMq {
     pub async fn queues(&self, url: &str) -> BTreeMap<String, QueueState> {
         let vhost = vhost_name(url);
         // A quorum queue's figures in `info` are those of its last tick, seconds ago: its state machine is asked
-        // instead.
+        // instead. One that ended after it was listed is none.
         let expression = format!(
             "Ask = fun(P, F) -> {{ok, {{_, N}}, _}} = ra:leader_query(P, F), N end, \
              One = fun(Q) -> \
@@ -52,7 +52,7 @@ impl RabbitMq {
                  _ -> [V || {{_, V}} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, messages])] end, \
                [{{consumers, C}}] = rabbit_amqqueue:info(Q, [consumers]), \
                [Name, R, U, M, C] end, \
-             [One(Q) || Q <- rabbit_amqqueue:list(<<\"{vhost}\">>)]"
+             [Row || Q <- rabbit_amqqueue:list(<<\"{vhost}\">>), Row <- try [One(Q)] catch exit:{{normal, _}} -> [] end]"
         );
         let rows = self.eval(&expression).await;
         let states = rows.as_array().into_iter().flatten().map(|row| {
