@@ -270,7 +270,7 @@ fn lines(text: &[u8]) -> usize {
 fn configuration(broker: &str, redis: &str, postgres: &str, sandbox: &str, api: Api) -> String {
     let account = match api {
         Api::SendGrid => "provider = \"sendgrid\"\napi_key = \"SG.bench\"",
-        Api::Postmark => "provider = \"postmark\"\nserver_token = \"bench\"\nbatch = 500",
+        Api::Postmark => "provider = \"postmark\"\nserver_token = \"bench\"\nbatch = 100",
     };
     let mut text = format!(
         "[broker]\nurl = \"{broker}\"\nprefix = \"{PREFIX}\"\n\n[limits]\nurl = \"{redis}\"\n\n[store]\nurl = \"{postgres}\"\n\n\

@@ -37,15 +37,15 @@ use crate::{
 /// What the engine is told.
 pub(crate) enum Input {
     /// A message that waits for its limits.
-    Ready(Item),
+    Ready(Box<Item>),
     /// A message whose grant came to nothing.
-    Back(Item),
+    Back(Box<Item>),
     /// A lane is about to be consumed; lanes are counted in the order of these.
     Lane(Arc<LaneHandle>),
     /// The consumer of a lane is gone, and with it what it delivered and nobody is sending.
     Lost { lane: usize, epoch: u64 },
     /// Give back everything held for a lane, in the order of delivery.
-    TakeBack { lane: usize, reply: oneshot::Sender<Vec<Item>> },
+    TakeBack { lane: usize, reply: oneshot::Sender<Vec<Box<Item>>> },
     /// A scope said "slow down".
     Hold { bucket: Arc<str>, wait: Duration },
     /// All that `source` has to say about limits, in place of what it said before.
@@ -71,6 +71,8 @@ const PARK: Duration = paceline_core::lane::HOLD_MAX;
 /// Turns on the ladder are at most so far ahead, so that nothing is nailed to an old rate.
 const TURN_MOST: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(250);
+/// Heads in one call to the limiter where messages travel together, and more of them go between two calls.
+const HEADS_TOGETHER: usize = 1_000;
 
 type Answer = (Call, Result<Reply, LimiterError>, Instant);
 
@@ -85,7 +87,7 @@ pub(crate) struct Engine {
     closed: HashMap<Arc<str>, u64>,
     /// What binds the lanes that were last sent to rest.
     resting: Vec<Option<Arc<str>>>,
-    pacer: Pacer<Item>,
+    pacer: Pacer<Box<Item>>,
     lanes: Vec<Arc<LaneHandle>>,
     /// Lanes that have held mail pinned to one of several accounts.
     pinned: Vec<bool>,
@@ -107,7 +109,9 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, limits: Arc<Limits>, routing: Arc<Routing>) -> Engine {
+        let together = cx.settings.accounts.iter().any(|account| account.most_together() > 1);
         let pacer = Pacer::new(&cx.settings.worker_id);
+        let pacer = if together { pacer.with_max_heads(HEADS_TOGETHER) } else { pacer };
         let cancels = cx.cancels.clone();
         Engine {
             cx,
@@ -158,7 +162,8 @@ impl Engine {
             let mut starved = false;
             if wake.is_some_and(|at| at <= now_us) {
                 let wanted = if self.stopped { 0 } else { self.wanted() };
-                match self.pacer.begin_within(now_us, wanted, self.cx.rooms()) {
+                let mut rooms = self.cx.rooms();
+                match self.pacer.begin_within(now_us, wanted, |item, most| rooms(item, most)) {
                     Some(ask) => call = Some(self.ask(ask)),
                     None => starved = true,
                 }
@@ -328,7 +333,7 @@ impl Engine {
     }
 
     /// Puts a message among those that wait.
-    fn wait(&mut self, mut item: Item) {
+    fn wait(&mut self, mut item: Box<Item>) {
         if item.limits != self.limits.version
             && let Err(problem) = self.judge_again(&mut item)
         {
@@ -425,7 +430,7 @@ impl Engine {
             let moved = self.pacer.take_bound(
                 &lane.key,
                 |buckets, class, hint| routing.is_bound(buckets, class, hint, now_us),
-                |item: &Item| {
+                |item| {
                     let open = open.get_or_insert_with(|| routing.open_for(of, now_us));
                     item.choices.iter().any(|a| *a != item.account && open[*a])
                 },

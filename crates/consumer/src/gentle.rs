@@ -142,6 +142,7 @@ mod tests {
     use paceline_core::ProviderAnswer;
 
     use super::*;
+    use crate::slots::{Granted, Slots};
 
     /// Answers `says` to as many calls as there is room for, round after round; returns how many that were.
     fn rounds(room: &Arc<Room>, rounds: usize, answer: Says) -> Vec<usize> {
@@ -180,6 +181,23 @@ mod tests {
             room.answered(Says::More);
             drop(guest);
         }
+        assert_eq!(room.left(Class::Normal), FIRST);
+    }
+
+    #[tokio::test]
+    async fn messages_of_one_call_keep_their_room_until_it_has_ended() {
+        let (room, slots) = (Gentle::default().room(&(0, "google".into())), Slots::new(4, [4].into_iter(), 1 << 20));
+        let mut granted: Vec<_> = (0..FIRST)
+            .map(|_| {
+                room.under_way.fetch_add(1, Ordering::Relaxed);
+                slots.granted(None, Some(Guest(room.clone())))
+            })
+            .collect();
+        let first = granted.remove(0);
+        let others = granted.into_iter().filter_map(Granted::joins).collect();
+        let slot = slots.acquire(first, 0, Class::Normal, 10).await.with(others);
+        assert_eq!((room.left(Class::Normal), slots.ended()), (0, FIRST as u64 - 1), "their other claims are free");
+        drop(slot);
         assert_eq!(room.left(Class::Normal), FIRST);
     }
 

@@ -21,17 +21,17 @@ use crate::{
 /// What to do with a delivery.
 pub(crate) enum Verdict {
     /// Waits for its limits here.
-    Ready(Item),
+    Ready(Box<Item>),
     /// As `Ready`, in a moment: too short a wait for the ladder.
-    Soon(Item, Timestamp),
+    Soon(Box<Item>, Timestamp),
     /// Not due yet: to the ladder.
-    NotYet(Item),
+    NotYet(Box<Item>),
     /// In the wrong queue.
-    Reroute(Item),
+    Reroute(Box<Item>),
     /// Given up on before any call.
-    Dead(Item, Reason),
+    Dead(Box<Item>, Reason),
     /// None of its recipients may be mailed.
-    Suppressed(Item),
+    Suppressed(Box<Item>),
     /// Not a message.
     /// With its id, where that much could be read.
     Invalid(Delivery, Journey, InvalidMessage, Option<String>),
@@ -115,9 +115,9 @@ impl Intake {
         journey: Journey,
         (choices, account, (buckets, cost)): (Arc<[usize]>, usize, Charges),
         message: Message,
-    ) -> Item {
+    ) -> Box<Item> {
         let domain: Domain = message.domain().clone();
-        Item {
+        Box::new(Item {
             origin,
             arrived: tokio::time::Instant::now(),
             settle: delivery.settle,
@@ -142,7 +142,7 @@ impl Intake {
             parsed: (delivery.body.len() <= KEEP_PARSED).then(|| Box::new(message)),
             body: delivery.body,
             properties: delivery.properties,
-        }
+        })
     }
 }
 

@@ -369,7 +369,7 @@ impl LaneTask {
         match self.intake.judge(delivery, &self.handle, origin, cx.now(), cx.limiter_now_us().unwrap_or(0)) {
             Verdict::Ready(item) => match self.admit(item, window) {
                 Ok(item) => cx.to_engine(Input::Ready(item)),
-                Err((item, flow)) => self.spawn(pipeline::to_flow(cx, *item, flow)),
+                Err((item, flow)) => self.spawn(pipeline::to_flow(cx, item, flow)),
             },
             Verdict::Soon(item, due) => {
                 let (cx, wait) = (cx.clone(), due.since(cx.now()));
@@ -402,7 +402,7 @@ impl LaneTask {
     }
 
     /// Keeps the message here, or says to which flow it must go so that its tenant leaves room for others.
-    fn admit(&mut self, mut item: Item, window: u16) -> Result<Item, (Box<Item>, Arc<Flow>)> {
+    fn admit(&mut self, mut item: Box<Item>, window: u16) -> Result<Box<Item>, (Box<Item>, Arc<Flow>)> {
         if item.flow.is_some() {
             return Ok(item);
         }
@@ -414,7 +414,7 @@ impl LaneTask {
                 Ok(counted) => item.counted = Some(counted),
                 Err(flow) => {
                     self.handle.note_moved();
-                    return Err((Box::new(item), flow));
+                    return Err((item, flow));
                 }
             }
         }
@@ -429,7 +429,7 @@ impl LaneTask {
         }
     }
 
-    fn pass_on(&self, item: Item, purpose: Purpose) {
+    fn pass_on(&self, item: Box<Item>, purpose: Purpose) {
         let cx = self.cx.clone();
         self.spawn(async move { pipeline::pass_on(&cx, item, purpose).await });
     }

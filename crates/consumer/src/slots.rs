@@ -61,8 +61,24 @@ impl Drop for Granted {
 /// A place for one call; free again when dropped.
 pub(crate) struct Slot {
     _permits: [Option<OwnedSemaphorePermit>; 3],
+    /// Of the other messages of the same call.
+    _guests: Vec<Guest>,
     // Last: the place is free before it is counted so.
     _granted: Granted,
+}
+
+impl Granted {
+    /// It travels in the call of another message: all that it took is free, but for its room at its destination.
+    pub(crate) fn joins(mut self) -> Option<Guest> {
+        self.guest.take()
+    }
+}
+
+impl Slot {
+    /// Holds the room of messages that travel in this call until it has ended.
+    pub(crate) fn with(self, guests: Vec<Guest>) -> Slot {
+        Slot { _guests: guests, ..self }
+    }
 }
 
 impl Slots {
@@ -120,7 +136,7 @@ impl Slots {
             },
             Err(_) => self.all.clone().acquire_owned().await.ok(),
         };
-        Slot { _permits: [memory, account, place], _granted: granted }
+        Slot { _permits: [memory, account, place], _guests: Vec::new(), _granted: granted }
     }
 
     /// Messages ended so far.

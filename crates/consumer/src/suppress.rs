@@ -34,7 +34,7 @@ impl Context {
 }
 
 /// Gives up a message that was read a moment ago and whose recipients are all on the list.
-pub(crate) async fn whole(cx: Arc<Context>, mut item: Item) {
+pub(crate) async fn whole(cx: Arc<Context>, mut item: Box<Item>) {
     let Some(_present) = cx.enter(&item.id) else {
         sleep(RECHECK).await;
         return cx.to_engine(Input::Ready(item));
@@ -65,7 +65,7 @@ pub(crate) async fn whole(cx: Arc<Context>, mut item: Item) {
 }
 
 /// Gives up a claimed message whose recipients are all on the list.
-pub(crate) async fn all(cx: &Context, item: Item, message: &Message, held_back: &HeldBack, claim: &Claim) {
+pub(crate) async fn all(cx: &Context, item: Box<Item>, message: &Message, held_back: &HeldBack, claim: &Claim) {
     let account = &cx.settings.accounts[item.account].name;
     let kind = held_back.first().map_or(Kind::Hard, |(_, kind)| *kind);
     let letter = dead::all_suppressed(&item, message, account, cx.now(), kind);

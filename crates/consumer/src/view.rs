@@ -61,7 +61,7 @@ struct Rest {
 /// What a look needs of the engine.
 pub(crate) struct Sight<'a> {
     pub(crate) cx: &'a Context,
-    pub(crate) pacer: &'a Pacer<Item>,
+    pub(crate) pacer: &'a Pacer<Box<Item>>,
     pub(crate) lanes: &'a [Arc<LaneHandle>],
     pub(crate) limits: &'a Limits,
     pub(crate) standing: &'a Standing,
@@ -84,7 +84,7 @@ struct Allowance {
 
 impl View {
     /// A lane goes to rest; to be told while its mail is still held.
-    pub(crate) fn rest(&mut self, lane: usize, until_us: u64, hint: &Hint, pacer: &Pacer<Item>, handle: &LaneHandle) {
+    pub(crate) fn rest(&mut self, lane: usize, until_us: u64, hint: &Hint, pacer: &Pacer<Box<Item>>, handle: &LaneHandle) {
         let rest = Rest { until_us, hint: hint.clone(), oldest_at: oldest(pacer, handle) };
         self.lanes.entry(lane).or_default().rest = Some(rest);
     }
@@ -169,7 +169,7 @@ impl Seen {
     }
 }
 
-fn oldest(pacer: &Pacer<Item>, handle: &LaneHandle) -> Option<Timestamp> {
+fn oldest(pacer: &Pacer<Box<Item>>, handle: &LaneHandle) -> Option<Timestamp> {
     let mut oldest = None;
     pacer.look(&handle.key, |item| {
         let at = item.journey.enqueued_at;

@@ -30,6 +30,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 
 pub use self::{local::LocalLedger, redis::RedisLedger, sqlite::SqliteLedger};
 use crate::LimiterError;
@@ -41,7 +42,7 @@ pub type LedgerError = LimiterError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// Message id.
-    pub id: String,
+    pub id: Arc<str>,
     /// Replay batch, for a copy that an operator replayed.
     pub replay: Option<String>,
     /// 1 for the first call to a provider. Counts every call, budget-spending or not.
@@ -58,7 +59,7 @@ pub struct Claim {
 
 impl Claim {
     /// A claim of this handling of the message: keep it, and pass the same one to `record` or `release`.
-    pub fn new(id: String, replay: Option<String>, attempt: u32, digest: u64, owner: Arc<str>, hold: Duration) -> Self {
+    pub fn new(id: Arc<str>, replay: Option<String>, attempt: u32, digest: u64, owner: Arc<str>, hold: Duration) -> Self {
         // A fresh hasher state is random to this process and distinct within it.
         let token = RandomState::new().hash_one(&id);
         Claim { id, replay, attempt, digest: digest & MASK_53, owner, hold, token: token & MASK_53 }
@@ -112,4 +113,14 @@ pub trait Ledger: Send + Sync {
 
     /// Withdraws a claim for which no call was made: the next claim of the attempt is granted.
     async fn release(&self, claim: &Claim) -> Result<(), LedgerError>;
+
+    /// [`Ledger::claim`] of messages that travel together; an answer each, in order.
+    async fn claim_all(&self, claims: Vec<Claim>) -> Vec<Result<Claimed, LedgerError>> {
+        join_all(claims.into_iter().map(|claim| self.claim(claim))).await
+    }
+
+    /// [`Ledger::record`] of messages that travelled together; an answer each, in order.
+    async fn record_all(&self, results: &[(Claim, Recorded)]) -> Vec<Result<(), LedgerError>> {
+        join_all(results.iter().map(|(claim, result)| self.record(claim, result.clone()))).await
+    }
 }

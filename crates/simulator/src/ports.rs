@@ -222,7 +222,7 @@ impl Ledger for Ports {
     async fn record(&self, claim: &Claim, result: Recorded) -> Result<(), LedgerError> {
         self.life.to_redis(self.shared.fleet.limiter_latency.0).await?;
         self.shared.redis().ledger.record(claim, result).await?;
-        lock(&self.life.open).remove(&claim.id);
+        lock(&self.life.open).remove(&*claim.id);
         self.life.step().await;
         Ok(())
     }

@@ -37,7 +37,7 @@ impl Engine {
             if !pinned {
                 continue;
             }
-            let waits = |hint: &Hint, item: &Item| item.pinned && hint.bucket.starts_with("account:");
+            let waits = |hint: &Hint, item: &Box<Item>| item.pinned && hint.bucket.starts_with("account:");
             for item in self.pacer.take_kept(&lane.key, later_than, waits) {
                 let flow = Flow::new(item.lane.clone(), self.cx.flows.labels.of_account(item.account));
                 self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, Arc::new(flow)));
@@ -51,7 +51,7 @@ impl Engine {
         for lane in &self.lanes {
             let Some(most) = lane.most() else { continue };
             let mut kept: HashMap<Arc<str>, usize> = HashMap::new();
-            let beyond = |item: &Item, _: Option<&Hint>| {
+            let beyond = |item: &Box<Item>, _: Option<&Hint>| {
                 let Some(counted) = item.counted.as_ref().filter(|counted| counted.held() > most) else { return false };
                 let kept = kept.entry(counted.flow.label.clone()).or_default();
                 *kept += 1;

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use paceline_core::{Class, Outcome, ProviderAnswer};
 use paceline_provider::Attempt;
 use tokio::{
@@ -19,8 +18,8 @@ use tokio::{
 
 use super::{
     Grant, RECHECK,
-    claim::{Out, Ready, Turn, claim, leave},
-    finish::{Ended, finish},
+    claim::{Out, Ready, Turn, claim_all, leave},
+    finish::{Ended, finish_all},
     run, send,
 };
 use crate::{
@@ -52,13 +51,13 @@ struct Batch {
 
 #[derive(Default)]
 struct Mail {
-    members: Vec<(Item, Grant, Granted)>,
+    members: Vec<(Box<Item>, Grant, Granted)>,
     bytes: usize,
 }
 
 impl Gather {
     /// Sets a granted message going, with others where that can be.
-    pub(crate) fn set_going(&mut self, cx: &Arc<Context>, item: Item, grant: Grant, granted: Granted) {
+    pub(crate) fn set_going(&mut self, cx: &Arc<Context>, item: Box<Item>, grant: Grant, granted: Granted) {
         let Some(key) = key(cx, &item) else {
             let under_way = cx.board.begin(item.origin.lane);
             let run = run(cx.clone(), item, grant, granted);
@@ -96,14 +95,14 @@ fn key(cx: &Context, item: &Item) -> Option<(usize, u64)> {
 }
 
 impl Batch {
-    fn with(member: (Item, Grant, Granted), most: usize, wait: Duration) -> Batch {
+    fn with(member: (Box<Item>, Grant, Granted), most: usize, wait: Duration) -> Batch {
         let (leaves, bytes) = (member.1.at + wait, member.0.body.len());
         Batch { leaves, most, mail: Mutex::new(Some(Mail { members: vec![member], bytes })), full: Notify::new() }
     }
 
     /// Takes one more; gives it back where it does not fit or comes too late.
     #[expect(clippy::result_large_err, reason = "it is what came in")]
-    fn join(&self, member: (Item, Grant, Granted)) -> Result<(), (Item, Grant, Granted)> {
+    fn join(&self, member: (Box<Item>, Grant, Granted)) -> Result<(), (Box<Item>, Grant, Granted)> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = member.0.body.len();
         match &mut *mail {
@@ -144,11 +143,15 @@ async fn carry(cx: Arc<Context>, mail: Mail) {
     let bytes = mail.bytes;
     let mut turns = Vec::with_capacity(mail.members.len());
     let mut place = None;
+    let mut guests = Vec::new();
     for (item, grant, granted) in mail.members {
         match cx.enter(&item.id) {
             Some(present) => {
                 // One place for the call; those of the others are free.
-                place.get_or_insert((granted, item.account, item.lane.class));
+                match place {
+                    None => place = Some((granted, item.account, item.lane.class)),
+                    Some(_) => guests.extend(granted.joins()),
+                }
                 turns.push(Turn { item, grant, present });
             }
             None => {
@@ -161,17 +164,14 @@ async fn carry(cx: Arc<Context>, mail: Mail) {
         }
     }
     let Some((granted, account, class)) = place else { return };
-    let slot = cx.slots.acquire(granted, account, class, bytes).await;
-    let claimed = join_all(turns.into_iter().map(|turn| claim(&cx, turn))).await;
+    let slot = cx.slots.acquire(granted, account, class, bytes).await.with(guests);
+    let claimed = claim_all(&cx, turns).await;
     let mut ready = Vec::with_capacity(claimed.len());
     for one in claimed {
         // Others may have taken their time.
         match one.and_then(|one| if one.is_void(&cx) { one.give_up(Out::Late) } else { Ok(one) }) {
             Ok(one) => ready.push(one),
-            Err(left) => {
-                let (turn, out) = *left;
-                cx.tasks.spawn(leave(cx.clone(), turn, out));
-            }
+            Err(left) => drop(cx.tasks.spawn(leave(cx.clone(), left))),
         }
     }
     match ready.len() {
@@ -205,5 +205,5 @@ async fn together(cx: &Arc<Context>, account: usize, ready: Vec<Ready>, slot: Sl
         cx.observe(&one.turn.item, outcome, one.turn.grant.date_us, clock.elapsed());
     }
     drop(slot);
-    join_all(ready.into_iter().zip(outcomes).map(|(one, outcome)| finish(cx, one, outcome, call))).await;
+    finish_all(cx, ready, outcomes, call).await;
 }

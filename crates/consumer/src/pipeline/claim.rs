@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use paceline_broker::Purpose;
 use paceline_core::{
     Disposition, EmailAddress, GivenUp, InvalidMessage, Message, Outcome, ProviderAnswer, Reason,
@@ -26,7 +27,7 @@ use crate::{
 
 /// A granted message that nobody else in this worker handles.
 pub(super) struct Turn {
-    pub(super) item: Item,
+    pub(super) item: Box<Item>,
     pub(super) grant: Grant,
     pub(super) present: Present,
 }
@@ -59,8 +60,49 @@ pub(super) enum Out {
     Stuck,
 }
 
+/// A granted message that nothing stands against, and the claim it needs.
+pub(super) struct Candidate {
+    turn: Turn,
+    message: Box<Message>,
+    claim: Claim,
+}
+
+/// A message that is not called for now, and why.
+pub(super) type Left = Box<(Turn, Out)>;
+
 /// Claims the message's next attempt, unless something stands against the call.
-pub(super) async fn claim(cx: &Arc<Context>, mut turn: Turn) -> Result<Ready, Box<(Turn, Out)>> {
+pub(super) async fn claim(cx: &Arc<Context>, turn: Turn) -> Result<Ready, Left> {
+    let candidate = candidate(cx, turn)?;
+    let answer = cx.ledger.claim(candidate.claim.clone()).await;
+    let (ready, held_back) = candidate.claimed(cx, answer)?;
+    ready.without(cx, held_back).await
+}
+
+/// The same for messages that travel together.
+pub(super) async fn claim_all(cx: &Arc<Context>, turns: Vec<Turn>) -> Vec<Result<Ready, Left>> {
+    let mut out = Vec::with_capacity(turns.len());
+    let mut candidates = Vec::with_capacity(turns.len());
+    for turn in turns {
+        match candidate(cx, turn) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(left) => out.push(Err(left)),
+        }
+    }
+    let answers = cx.ledger.claim_all(candidates.iter().map(|candidate| candidate.claim.clone()).collect()).await;
+    let mut parted = Vec::new();
+    for (candidate, answer) in candidates.into_iter().zip(answers) {
+        match candidate.claimed(cx, answer) {
+            Ok((ready, held_back)) if held_back.is_empty() => out.push(Ok(ready)),
+            Ok((ready, held_back)) => parted.push(ready.without(cx, held_back)),
+            Err(left) => out.push(Err(left)),
+        }
+    }
+    out.extend(join_all(parted).await);
+    out
+}
+
+/// Whether anything stands against the call before it is claimed.
+fn candidate(cx: &Arc<Context>, mut turn: Turn) -> Result<Candidate, Left> {
     let out = |turn, out| Err(Box::new((turn, out)));
     if turn.item.expired(cx.now()) {
         return out(turn, Out::Expired);
@@ -78,36 +120,32 @@ pub(super) async fn claim(cx: &Arc<Context>, mut turn: Turn) -> Result<Ready, Bo
         return out(turn, Out::Void);
     }
     let claim = cx.claim(&turn.item);
-    let claimed = cx.ledger.claim(claim.clone()).await;
-    cx.note_limits(&claimed);
-    match claimed {
-        Ok(Claimed::Granted) => {}
-        Ok(other) => {
-            turn.item.parsed = Some(message);
-            return out(turn, Out::NotGranted(claim, other));
+    Ok(Candidate { turn, message, claim })
+}
+
+impl Candidate {
+    /// What the ledger said to its claim; with recipients that are on the suppression list, which it must go without.
+    fn claimed(mut self, cx: &Context, answer: Result<Claimed, LedgerError>) -> Result<(Ready, HeldBack), Left> {
+        cx.note_limits(&answer);
+        let out = match answer {
+            Ok(Claimed::Granted) => None,
+            Ok(other) => Some(Out::NotGranted(self.claim.clone(), other)),
+            Err(error) => Some(Out::Unknown(error)),
+        };
+        if let Some(out) = out {
+            self.turn.item.parsed = Some(self.message);
+            return Err(Box::new((self.turn, out)));
         }
-        Err(error) => {
-            turn.item.parsed = Some(message);
-            return out(turn, Out::Unknown(error));
+        let ready = Ready { turn: self.turn, message: self.message, claim: self.claim, suppressed: Vec::new() };
+        let held_back = cx.held_back(&ready.turn.item, &ready.message);
+        if held_back.len() == ready.message.recipient_count() {
+            return ready.give_up(|claim| Out::Suppressed(held_back, claim));
         }
+        if held_back.is_empty() && ready.is_void(cx) {
+            return ready.give_up(Out::Late);
+        }
+        Ok((ready, held_back))
     }
-    let mut ready = Ready { turn, message, claim, suppressed: Vec::new() };
-    let held_back = cx.held_back(&ready.turn.item, &ready.message);
-    if held_back.len() == ready.message.recipient_count() {
-        return ready.give_up(|claim| Out::Suppressed(held_back, claim));
-    }
-    if !held_back.is_empty() && !suppress::some(cx, &ready.turn.item, &ready.message, &held_back).await {
-        return ready.give_up(|_| Out::Stuck);
-    }
-    if ready.is_void(cx) {
-        return ready.give_up(Out::Late);
-    }
-    ready.suppressed = held_back.into_iter().map(|(position, _)| position).collect();
-    let Ready { turn, message, suppressed, .. } = &mut ready;
-    if !suppressed.is_empty() && !suppress::take_out(&mut turn.item, message, suppressed) {
-        return ready.give_up(|_| Out::Stuck);
-    }
-    Ok(ready)
 }
 
 impl Ready {
@@ -116,8 +154,27 @@ impl Ready {
         self.turn.grant.is_void() || cx.closed(&self.turn.item)
     }
 
+    /// Goes without these recipients, each of whom becomes a dead letter.
+    async fn without(mut self, cx: &Arc<Context>, held_back: HeldBack) -> Result<Ready, Left> {
+        if held_back.is_empty() {
+            return Ok(self);
+        }
+        if !suppress::some(cx, &self.turn.item, &self.message, &held_back).await {
+            return self.give_up(|_| Out::Stuck);
+        }
+        if self.is_void(cx) {
+            return self.give_up(Out::Late);
+        }
+        self.suppressed = held_back.into_iter().map(|(position, _)| position).collect();
+        let Ready { turn, message, suppressed, .. } = &mut self;
+        if !suppress::take_out(&mut turn.item, message, suppressed) {
+            return self.give_up(|_| Out::Stuck);
+        }
+        Ok(self)
+    }
+
     /// Without a call after all.
-    pub(super) fn give_up(self, out: impl FnOnce(Claim) -> Out) -> Result<Ready, Box<(Turn, Out)>> {
+    pub(super) fn give_up<T>(self, out: impl FnOnce(Claim) -> Out) -> Result<T, Left> {
         let Ready { mut turn, message, claim, .. } = self;
         turn.item.parsed = Some(message);
         Err(Box::new((turn, out(claim))))
@@ -125,8 +182,8 @@ impl Ready {
 }
 
 /// Sends a message on its way that is not called for now.
-pub(super) async fn leave(cx: Arc<Context>, turn: Turn, out: Out) {
-    let Turn { mut item, present, .. } = turn;
+pub(super) async fn leave(cx: Arc<Context>, left: Left) {
+    let (Turn { mut item, present, .. }, out) = *left;
     match out {
         Out::Expired => bury(&cx, item, Reason::Expired).await,
         Out::Cancelled => bury(&cx, item, Reason::Cancelled).await,
@@ -157,7 +214,7 @@ pub(super) async fn leave(cx: Arc<Context>, turn: Turn, out: Out) {
 }
 
 /// The claim was refused: somebody is at it, was at it, or was done with it.
-pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim, answer: Claimed) {
+pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Box<Item>, claim: Claim, answer: Claimed) {
     match answer {
         Claimed::Granted => unreachable!("handled by the caller"),
         Claimed::Held { until_us } => {
@@ -275,7 +332,7 @@ fn reason_of(disposition: &Disposition) -> Reason {
 }
 
 /// The message was accepted for all but these recipients (by position in the message as it came).
-async fn sent_without(cx: &Context, mut item: Item, dead: Vec<Dead>, suppressed: &[usize]) {
+async fn sent_without(cx: &Context, mut item: Box<Item>, dead: Vec<Dead>, suppressed: &[usize]) {
     let Ok(mut message) = item.message(cx.settings.max_message_bytes) else { return item.settle.ack() };
     let recipients: Vec<EmailAddress> = message.recipients().cloned().collect();
     if !suppressed.is_empty() && !suppress::take_out(&mut item, &mut message, suppressed) {

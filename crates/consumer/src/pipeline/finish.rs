@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use paceline_broker::Purpose;
 use paceline_core::{
     Disposition, EmailAddress, GivenUp, Journey, LastError, Message, Outcome, ProviderAnswer, Reason, Timestamp,
@@ -11,11 +12,12 @@ use paceline_core::{
 use paceline_limiter::ledger::{Claim, Recorded};
 
 use super::{
+    Grant,
     claim::{Ready, Turn},
     finish_dead, lead_with_a_copy, retry,
 };
 use crate::{
-    context::Context,
+    context::{Context, Present},
     dead,
     engine::Input,
     item::Item,
@@ -35,38 +37,102 @@ pub(super) struct Ended {
 /// Mail waits so long for an account that refused it, where its claim could not be withdrawn.
 const REFUSED: Duration = Duration::from_secs(30);
 
+/// A message whose call has ended, and what follows for it.
+struct Decided {
+    item: Box<Item>,
+    grant: Grant,
+    present: Present,
+    message: Box<Message>,
+    claim: Claim,
+    suppressed: Vec<usize>,
+    outcome: Outcome,
+    disposition: Disposition,
+    /// Budget it had spent before.
+    failures: u32,
+}
+
 /// Settles a message by what came of its call.
 pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, call: Ended) {
-    let Ready { turn: Turn { mut item, grant, present }, mut message, claim, suppressed } = ready;
-    let account = &cx.settings.accounts[item.account];
-    let known = account.provider.idempotent() && !call.together;
-    let attempt = decide::Attempt {
-        class: item.lane.class,
-        recipients: message.recipient_count(),
-        resend_uncertain: known || item.lane.class.resends_uncertain(),
-        started_at: call.started_at,
-        now: cx.now(),
-        jitter: cx.world.chance(),
+    carry_out(cx, Decided::by(cx, ready, outcome, call)).await;
+}
+
+/// Settles messages that travelled together. Those that are simply sent are recorded together.
+pub(super) async fn finish_all(cx: &Arc<Context>, ready: Vec<Ready>, outcomes: Vec<Outcome>, call: Ended) {
+    let mut sent = Vec::with_capacity(ready.len());
+    let mut results = Vec::with_capacity(ready.len());
+    let mut others = Vec::new();
+    for (ready, outcome) in ready.into_iter().zip(outcomes) {
+        let decided = Decided::by(cx, ready, outcome, call);
+        match &decided.disposition {
+            Disposition::Complete { refused } if refused.is_empty() => {
+                results.push((decided.claim.clone(), decided.sent(&[])));
+                sent.push(decided);
+            }
+            _ => others.push(carry_out(cx, decided)),
+        }
+    }
+    let all_sent = async {
+        if !results.is_empty() {
+            cx.record_all(results).await;
+        }
+        sent.into_iter().for_each(|one| one.is_sent(cx));
     };
-    let failures = item.journey.failures;
-    let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.current().policy);
-    let repeat_there = known && matches!(outcome, Outcome::Uncertain { .. });
-    item.journey.account = repeat_there.then(|| account.name.to_string());
-    cx.count(&item, &outcome);
+    tokio::join!(all_sent, join_all(others));
+}
+
+impl Decided {
+    fn by(cx: &Context, ready: Ready, outcome: Outcome, call: Ended) -> Decided {
+        let Ready { turn: Turn { mut item, grant, present }, message, claim, suppressed } = ready;
+        let account = &cx.settings.accounts[item.account];
+        let known = account.provider.idempotent() && !call.together;
+        let attempt = decide::Attempt {
+            class: item.lane.class,
+            recipients: message.recipient_count(),
+            resend_uncertain: known || item.lane.class.resends_uncertain(),
+            started_at: call.started_at,
+            now: cx.now(),
+            jitter: cx.world.chance(),
+        };
+        let failures = item.journey.failures;
+        let disposition = decide(&attempt, &mut item.journey, &outcome, &cx.current().policy);
+        let repeat_there = known && matches!(outcome, Outcome::Uncertain { .. });
+        item.journey.account = repeat_there.then(|| account.name.to_string());
+        cx.count(&item, &outcome);
+        Decided { item, grant, present, message, claim, suppressed, outcome, disposition, failures }
+    }
+
+    /// The record of its having been sent, to all but these.
+    fn sent(&self, refused: &[GivenUp]) -> Recorded {
+        Recorded::Sent { note: Note::sent(ends(&self.message, refused, &self.suppressed), &self.suppressed) }
+    }
+
+    /// It is sent, and recorded as that.
+    fn is_sent(self, cx: &Context) {
+        let Decided { item, grant, present, message, outcome, .. } = self;
+        let event = cx.event(Kind::Sent, &item, &message);
+        let (granted_at_us, provider_id) = (Some(grant.date_us), outcome.provider_id());
+        cx.emit(&Event { granted_at_us, provider_id, error: None, ..event }, &item.lane);
+        tracing::debug!(id = %item.id, lane = %item.lane, attempts = item.journey.attempts, "sent");
+        item.settle.ack();
+        drop(present);
+    }
+}
+
+/// Records what was decided, passes on what is left of the message, acknowledges it.
+async fn carry_out(cx: &Arc<Context>, decided: Decided) {
+    if let Disposition::Complete { refused } = &decided.disposition {
+        cx.record(&decided.claim, decided.sent(refused)).await;
+        if bury_recipients(cx, &decided.item, &decided.message, refused).await {
+            decided.is_sent(cx);
+        }
+        return;
+    }
+    let Decided { item, grant, present, mut message, claim, suppressed, outcome, disposition, failures } = decided;
     let provider_id = outcome.provider_id();
     let granted_at_us = Some(grant.date_us);
     match disposition {
-        Disposition::Complete { refused } => {
-            let dead = ends(&message, &refused, &suppressed);
-            cx.record(&claim, Recorded::Sent { note: Note::sent(dead, &suppressed) }).await;
-            if !bury_recipients(cx, &item, &message, &refused).await {
-                return;
-            }
-            let event = cx.event(Kind::Sent, &item, &message);
-            cx.emit(&Event { granted_at_us, provider_id, error: None, ..event }, &item.lane);
-            tracing::debug!(id = %item.id, lane = %item.lane, attempts = item.journey.attempts, "sent");
-            item.settle.ack();
-        }
+        // Above.
+        Disposition::Complete { .. } => {}
         Disposition::Retry { at } => {
             cx.record(&claim, Recorded::Retry { note: Note::retry(&item.journey, &suppressed) }).await;
             let kind = if item.journey.failures > failures { Kind::Retrying } else { Kind::Throttled };
@@ -121,7 +187,8 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
             part(cx, item, &mut message, &sent, &dead).await;
         }
         Disposition::DeadLetter { reason } => {
-            let letter = dead::whole(&item, Some(&message), &account.name, reason, cx.now());
+            let account = &cx.settings.accounts[item.account].name;
+            let letter = dead::whole(&item, Some(&message), account, reason, cx.now());
             cx.record(&claim, Recorded::Dead { note: Note::dead(&letter, &suppressed) }).await;
             let event = cx.event(Kind::Dead, &item, &message);
             let error = item.journey.last_error.as_ref();
@@ -134,7 +201,7 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
 
 /// The account was refused and the message certainly not taken: as if no call had been made, it goes back to its place in
 /// this worker, to be routed again.
-async fn elsewhere(cx: &Arc<Context>, mut item: Item, message: Box<Message>, claim: &Claim, suppressed: &[usize]) {
+async fn elsewhere(cx: &Arc<Context>, mut item: Box<Item>, message: Box<Message>, claim: &Claim, suppressed: &[usize]) {
     // Where there is no other account it comes back later: meanwhile mail that was not refused probes this one. A smaller
     // message than what is in the queue must be published.
     let withdrawn = if suppressed.is_empty() && item.choices.len() > 1 { cx.ledger.release(claim).await.is_ok() } else { false };
@@ -169,7 +236,7 @@ fn ends(message: &Message, dead: &[GivenUp], suppressed: &[usize]) -> Vec<Dead> 
 }
 
 /// Recipients (by position) become dead letters; the others go on as a message of their own.
-pub(super) async fn without(cx: &Arc<Context>, item: Item, message: &mut Message, gone: &[usize]) {
+pub(super) async fn without(cx: &Arc<Context>, item: Box<Item>, message: &mut Message, gone: &[usize]) {
     let answer = item.journey.last_error.as_ref().map_or_else(
         || ProviderAnswer::new("rejected_recipient", None, ""),
         |e: &LastError| ProviderAnswer::new(&e.code, e.status, &e.message).suppressing(e.suppress),
@@ -181,7 +248,7 @@ pub(super) async fn without(cx: &Arc<Context>, item: Item, message: &mut Message
 }
 
 /// Some recipients become dead letters, some have the message; the others go on as a message of their own.
-pub(super) async fn part(cx: &Arc<Context>, mut item: Item, message: &mut Message, sent: &[EmailAddress], dead: &[GivenUp]) {
+pub(super) async fn part(cx: &Arc<Context>, mut item: Box<Item>, message: &mut Message, sent: &[EmailAddress], dead: &[GivenUp]) {
     if !bury_recipients(cx, &item, message, dead).await {
         return;
     }

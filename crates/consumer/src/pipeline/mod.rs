@@ -58,7 +58,7 @@ const REOPEN: Duration = Duration::from_secs(1);
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 
 /// Carries one message through its attempt.
-pub(crate) async fn run(cx: Arc<Context>, item: Item, grant: Grant, granted: Granted) {
+pub(crate) async fn run(cx: Arc<Context>, item: Box<Item>, grant: Grant, granted: Granted) {
     sleep_until(grant.at).await;
     // A message delivered again after a reconnect must wait for its first handler, which still runs.
     let Some(present) = cx.enter(&item.id) else {
@@ -70,8 +70,7 @@ pub(crate) async fn run(cx: Arc<Context>, item: Item, grant: Grant, granted: Gra
         Ok(ready) => send(&cx, ready, slot).await,
         Err(left) => {
             drop(slot);
-            let (turn, out) = *left;
-            leave(cx, turn, out).await;
+            leave(cx, left).await;
         }
     }
 }
@@ -94,23 +93,23 @@ async fn send(cx: &Arc<Context>, ready: Ready, slot: Slot) {
 }
 
 /// To the ladder, or straight back where the wait is short.
-pub(crate) async fn retry(cx: &Context, item: Item) {
+pub(crate) async fn retry(cx: &Context, item: Box<Item>) {
     pass_on(cx, item, Purpose::Retry).await;
 }
 
 /// To its flow, once: there it waits for what it needs, and keeps nobody.
-pub(crate) async fn to_flow(cx: Arc<Context>, item: Item, flow: Arc<Flow>) {
+pub(crate) async fn to_flow(cx: Arc<Context>, item: Box<Item>, flow: Arc<Flow>) {
     if !cx.flows.open(&flow).await {
         sleep(REOPEN).await;
         return cx.to_engine(Input::Ready(item));
     }
-    let Item { body, properties, journey, settle, .. } = item;
+    let Item { body, properties, journey, settle, .. } = *item;
     let (body, properties, journey) = (&body, &properties, &journey);
     let onward = Onward { key: flow.key(), body, properties, journey, purpose: Purpose::Flow };
     cx.settler.onward(onward, cx.now(), settle).await;
 }
 
-pub(crate) async fn pass_on(cx: &Context, item: Item, purpose: Purpose) {
+pub(crate) async fn pass_on(cx: &Context, item: Box<Item>, purpose: Purpose) {
     let onward = Onward { key: item.key(), body: &item.body, properties: &item.properties, journey: &item.journey, purpose };
     cx.settler.onward(onward, cx.now(), item.settle).await;
 }
@@ -130,7 +129,7 @@ pub(crate) fn lead_with_a_copy(message: &mut Message) -> bool {
 }
 
 /// Gives a message up without an attempt now.
-pub(crate) async fn bury(cx: &Context, mut item: Item, reason: Reason) {
+pub(crate) async fn bury(cx: &Context, mut item: Box<Item>, reason: Reason) {
     let message = item.message(cx.settings.max_message_bytes).ok();
     let account = &cx.settings.accounts[item.account].name;
     let letter = dead::whole(&item, message.as_deref(), account, reason, cx.now());
@@ -142,7 +141,7 @@ pub(crate) async fn bury(cx: &Context, mut item: Item, reason: Reason) {
     finish_dead(cx, item, letter).await;
 }
 
-pub(crate) async fn finish_dead(cx: &Context, item: Item, letter: paceline_core::DeadLetter) {
+pub(crate) async fn finish_dead(cx: &Context, item: Box<Item>, letter: paceline_core::DeadLetter) {
     tracing::info!(id = %item.id, lane = %item.lane, reason = %letter.reason, attempts = letter.attempts,
         code = letter.last_error.as_ref().map(|e| e.code.as_str()), "dead-lettered");
     if cx.settler.bury(&letter, &item.body, &item.properties).await {
@@ -152,7 +151,7 @@ pub(crate) async fn finish_dead(cx: &Context, item: Item, letter: paceline_core:
 
 impl Context {
     /// Back to the lane's place in this worker, to wait for another grant.
-    pub(crate) fn give_back(&self, item: Item) {
+    pub(crate) fn give_back(&self, item: Box<Item>) {
         self.metrics.void_grants.inc();
         self.to_engine(Input::Back(item));
     }
@@ -160,7 +159,7 @@ impl Context {
     /// The claim of the item's next attempt.
     pub(crate) fn claim(&self, item: &Item) -> Claim {
         Claim::new(
-            item.id.to_string(),
+            item.id.clone(),
             item.journey.replay.clone(),
             // Calls whose claim was withdrawn have none.
             item.journey.attempts - item.unclaimed + 1,
@@ -178,6 +177,25 @@ impl Context {
             self.note_limits(&recorded);
             let Err(error) = recorded else { return };
             tracing::warn!(%error, "ledger: result not recorded; trying again");
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    /// Likewise, those of messages that travelled together.
+    pub(crate) async fn record_all(&self, mut results: Vec<(Claim, Recorded)>) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let answers = self.ledger.record_all(&results).await;
+            answers.iter().for_each(|answer| self.note_limits(answer));
+            let mut answers = answers.into_iter();
+            let mut failed = None;
+            results.retain(|_| match answers.next() {
+                Some(Err(error)) => failed.replace(error).is_none() || true,
+                Some(Ok(())) | None => false,
+            });
+            let Some(error) = failed else { return };
+            tracing::warn!(%error, results = results.len(), "ledger: results not recorded; trying again");
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }

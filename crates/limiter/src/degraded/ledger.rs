@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::Mode;
@@ -106,6 +107,23 @@ impl Ledger for GuardedLedger {
         self.own.record(claim, result.clone()).await?;
         self.keep(claim, Word::Result(result));
         Ok(())
+    }
+
+    async fn claim_all(&self, claims: Vec<Claim>) -> Vec<Result<Claimed, LedgerError>> {
+        if self.is_shared() && claims.iter().all(|claim| self.own.answers(claim).is_none()) {
+            return self.shared.claim_all(claims).await;
+        }
+        join_all(claims.into_iter().map(|claim| self.claim(claim))).await
+    }
+
+    async fn record_all(&self, results: &[(Claim, Recorded)]) -> Vec<Result<(), LedgerError>> {
+        if self.is_shared() {
+            tokio::select! {
+                recorded = self.shared.record_all(results) => return recorded,
+                () = self.lost() => {}
+            }
+        }
+        join_all(results.iter().map(|(claim, result)| self.record(claim, result.clone()))).await
     }
 
     async fn release(&self, claim: &Claim) -> Result<(), LedgerError> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ struct Entries {
     sweep_at: usize,
 }
 
-type Key = (Option<String>, String);
+type Key = (Option<String>, Arc<str>);
 
 impl LocalLedger {
     /// A ledger that remembers an entry for `window` after its last change.
@@ -45,6 +45,9 @@ impl LocalLedger {
 
     /// What it says to a claim without taking it: `Some` where another ledger need not be asked.
     pub(crate) fn answers(&self, claim: &Claim) -> Option<Claimed> {
+        if self.entries.lock().unwrap_or_else(PoisonError::into_inner).by_key.is_empty() {
+            return None;
+        }
         self.with(claim, |stored, now| {
             let answer = entry::claim(&mut Some(stored.clone()?), claim, now);
             matches!(answer, Claimed::Done { .. } | Claimed::Held { .. } | Claimed::Conflict).then_some(answer)

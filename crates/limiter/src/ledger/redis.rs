@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ const RETRY_GAP: Duration = Duration::from_millis(100);
 
 /// A ledger shared by the fleet. Dropping it ends its task once everything queued is answered.
 pub struct RedisLedger {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Jobs>,
 }
 
 impl RedisLedger {
@@ -49,11 +50,38 @@ impl RedisLedger {
 
     async fn put(&self, claim: &Claim, op: Op, patience: Duration) -> Result<Claimed, LedgerError> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { claim: claim.clone(), op, until: Instant::now() + patience, answer: Some(answer) };
-        let gone = || LimiterError::Unreachable { reason: "the ledger's task has ended".into() };
-        self.jobs.send(job).await.map_err(|_| gone())?;
+        let job = Job { claim: claim.clone(), op, until: Instant::now() + patience, answer: Answer::One(answer) };
+        self.jobs.send(Jobs::One(job)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
+
+    /// Puts operations that are answered all at once.
+    async fn put_all(&self, ops: impl Iterator<Item = (Claim, Op)>, patience: Duration) -> Vec<Result<Claimed, LedgerError>> {
+        let (answer, answered) = oneshot::channel();
+        let shared = Arc::new(Mutex::new(Gathered { replies: Vec::new(), left: 0, answer: Some(answer) }));
+        let until = Instant::now() + patience;
+        let part = |(at, (claim, op))| Job { claim, op, until, answer: Answer::Part(shared.clone(), at) };
+        let jobs: Vec<Job> = ops.enumerate().map(part).collect();
+        let count = jobs.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        {
+            let mut gathered = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            gathered.replies.resize_with(count, || Err(gone()));
+            gathered.left = count;
+        }
+        drop(shared);
+        let sent = self.jobs.send(Jobs::Many(jobs)).await.is_ok();
+        match answered.await {
+            Ok(replies) if sent => replies,
+            _ => (0..count).map(|_| Err(gone())).collect(),
+        }
+    }
+}
+
+fn gone() -> LedgerError {
+    LimiterError::Unreachable { reason: "the ledger's task has ended".into() }
 }
 
 #[async_trait]
@@ -69,6 +97,21 @@ impl Ledger for RedisLedger {
     async fn release(&self, claim: &Claim) -> Result<(), LedgerError> {
         self.put(claim, Op::Release, RECORD_PATIENCE).await.map(drop)
     }
+
+    async fn claim_all(&self, claims: Vec<Claim>) -> Vec<Result<Claimed, LedgerError>> {
+        self.put_all(claims.into_iter().map(|claim| (claim, Op::Claim)), Duration::ZERO).await
+    }
+
+    async fn record_all(&self, results: &[(Claim, Recorded)]) -> Vec<Result<(), LedgerError>> {
+        let ops = results.iter().map(|(claim, result)| (claim.clone(), Op::Record(result.clone())));
+        self.put_all(ops, RECORD_PATIENCE).await.into_iter().map(|reply| reply.map(drop)).collect()
+    }
+}
+
+/// What callers hand over at a time.
+enum Jobs {
+    One(Job),
+    Many(Vec<Job>),
 }
 
 struct Job {
@@ -76,8 +119,23 @@ struct Job {
     op: Op,
     /// Tried again until then while the server is away.
     until: Instant,
-    /// Nobody waits for a withdrawal that follows a lost claim.
-    answer: Option<oneshot::Sender<Result<Claimed, LedgerError>>>,
+    answer: Answer,
+}
+
+/// Who waits for a reply.
+enum Answer {
+    One(oneshot::Sender<Result<Claimed, LedgerError>>),
+    /// This place among those of operations that are answered together.
+    Part(Arc<Mutex<Gathered>>, usize),
+    /// Nobody: a withdrawal that follows a lost claim.
+    Nobody,
+}
+
+/// Replies to operations that are answered together, once all are there.
+struct Gathered {
+    replies: Vec<Result<Claimed, LedgerError>>,
+    left: usize,
+    answer: Option<oneshot::Sender<Vec<Result<Claimed, LedgerError>>>>,
 }
 
 enum Op {
@@ -87,11 +145,38 @@ enum Op {
 }
 
 impl Job {
-    fn finish(mut self, answer: Result<Claimed, LedgerError>) {
-        if let Some(waiting) = self.answer.take() {
+    fn finish(self, reply: Result<Claimed, LedgerError>) {
+        match self.answer {
             // The caller may have given up: nothing to tell then.
-            let _ = waiting.send(answer);
+            Answer::One(waiting) => drop(waiting.send(reply)),
+            Answer::Part(gathered, at) => gathered.lock().unwrap_or_else(PoisonError::into_inner).put(at, reply),
+            Answer::Nobody => {}
         }
+    }
+
+    /// Whether its caller has given up.
+    fn is_unheard(&self) -> bool {
+        match &self.answer {
+            Answer::One(waiting) => waiting.is_closed(),
+            Answer::Part(gathered, _) => gathered.lock().unwrap_or_else(PoisonError::into_inner).is_unheard(),
+            Answer::Nobody => true,
+        }
+    }
+}
+
+impl Gathered {
+    fn put(&mut self, at: usize, reply: Result<Claimed, LedgerError>) {
+        self.replies[at] = reply;
+        self.left -= 1;
+        if self.left == 0
+            && let Some(waiting) = self.answer.take()
+        {
+            let _ = waiting.send(std::mem::take(&mut self.replies));
+        }
+    }
+
+    fn is_unheard(&self) -> bool {
+        self.answer.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 }
 
@@ -103,18 +188,18 @@ struct Committer {
 }
 
 impl Committer {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Jobs>) {
         loop {
             if self.queue.is_empty() {
                 match jobs.recv().await {
-                    Some(job) => self.queue.push_back(job),
+                    Some(jobs) => self.take(jobs),
                     None => return,
                 }
             }
             while self.queue.len() < QUEUE
-                && let Ok(job) = jobs.try_recv()
+                && let Ok(jobs) = jobs.try_recv()
             {
-                self.queue.push_back(job);
+                self.take(jobs);
             }
             let batch: Vec<Job> = self.queue.drain(..self.queue.len().min(BATCH)).collect();
             match self.commit(&batch).await {
@@ -123,7 +208,7 @@ impl Committer {
                         // A claim whose caller went away while it travelled would stand until its deadline.
                         let unwanted = matches!(job.op, Op::Claim)
                             && matches!(reply, Ok(Claimed::Granted | Claimed::Expired { .. }))
-                            && job.answer.as_ref().is_none_or(oneshot::Sender::is_closed);
+                            && job.is_unheard();
                         if unwanted {
                             self.queue.push_back(withdrawal(job.claim.clone()));
                         }
@@ -137,6 +222,13 @@ impl Committer {
                     }
                 }
             }
+        }
+    }
+
+    fn take(&mut self, jobs: Jobs) {
+        match jobs {
+            Jobs::One(job) => self.queue.push_back(job),
+            Jobs::Many(jobs) => self.queue.extend(jobs),
         }
     }
 
@@ -186,7 +278,7 @@ impl Committer {
 }
 
 fn withdrawal(claim: Claim) -> Job {
-    Job { claim, op: Op::Release, until: Instant::now() + RELEASE_PATIENCE, answer: None }
+    Job { claim, op: Op::Release, until: Instant::now() + RELEASE_PATIENCE, answer: Answer::Nobody }
 }
 
 /// An operation as `ledger.lua` reads it.

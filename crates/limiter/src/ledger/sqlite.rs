@@ -176,7 +176,7 @@ impl Keeper {
         const REPLACE: &str = "REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         const ADD: &str = "INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let key = match &claim.replay {
-            None => claim.id.clone(),
+            None => claim.id.to_string(),
             // Ids and batches hold no `@`, so the two forms never meet.
             Some(batch) => format!("{batch}@{}", claim.id),
         };
