@@ -32,14 +32,15 @@ fn idle_with_room(sent: &[(u64, u64)], quota: u64) -> u64 {
 }
 
 /// Of a quota that has plenty left and of one that is spent: a fleet is silent until its workers go by themselves, and until the
-/// emptied Redis has been told; never for as long as the quota would be closed if nobody told. (Of one that others may have
+/// emptied Redis has been told; never for as long as the quota would be closed if nobody told, 20 s. The longest is the first: 9 s
+/// until all have noticed, 3 s until calls of before must have ended (of `concurrency`). (Of one that others may have
 /// spent before they noticed, those by themselves use nothing before it comes free.)
 #[test]
 fn nobody_waits_for_what_has_been_told() {
     for quota in [3_000, 300] {
         let idle = (0..20).map(|seed| idle_with_room(&emptied(seed, quota, 30, 150), quota - quota / 20));
         let worst = idle.max().unwrap_or(0);
-        assert!(worst < 11 * SECOND, "{quota}: {:.1} s", worst as f64 / 1e6);
+        assert!(worst < 14 * SECOND, "{quota}: {:.1} s", worst as f64 / 1e6);
     }
 }
 
