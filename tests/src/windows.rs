@@ -7,6 +7,13 @@ pub struct Limit {
     pub burst: u64,
 }
 
+/// At most so many in any span of that length.
+#[derive(Debug, Clone, Copy)]
+pub struct Quota {
+    pub most: u64,
+    pub length_us: u64,
+}
+
 /// One use of a bucket: when, in microseconds, and how many units.
 pub type Use = (u64, u64);
 
@@ -27,6 +34,51 @@ pub fn worst_excess(uses: &[Use], limit: Limit) -> i128 {
         worst = worst.max(sum - bound);
     }
     worst
+}
+
+/// The largest sum of uses in any span of that length, ends included.
+pub fn most_within(uses: &[Use], length_us: u64) -> u64 {
+    let mut uses = uses.to_vec();
+    uses.sort_unstable();
+    let (mut first, mut sum, mut most) = (0, 0, 0);
+    for &(at, cost) in &uses {
+        sum += cost;
+        while uses[first].0 + length_us < at {
+            sum -= uses[first].1;
+            first += 1;
+        }
+        most = most.max(sum);
+    }
+    most
+}
+
+/// When the longest time began, and how many microseconds it was, between one use and the next throughout which each quota
+/// had room for one more. Each is counted from these uses, as the limiter does: in slots of a 200th of its length, what is
+/// 200 slots old or younger counts. Without quotas, the longest time between two uses.
+pub fn longest_idle(uses: &[Use], quotas: &[Quota]) -> (u64, u64) {
+    let mut uses = uses.to_vec();
+    uses.sort_unstable();
+    // Sums of the first n.
+    let mut sums = vec![0];
+    sums.extend(uses.iter().scan(0, |sum, (_, cost)| {
+        *sum += cost;
+        Some(*sum)
+    }));
+    let mut longest = (0, 0);
+    for n in 1..uses.len() {
+        let room_from = |quota: &Quota| {
+            // So many of the oldest must not count any more.
+            let gone = sums.partition_point(|sum| *sum + quota.most <= sums[n]);
+            let width = quota.length_us.div_ceil(200);
+            if gone == 0 { 0 } else { (uses[gone - 1].0 / width + 201) * width }
+        };
+        let from = quotas.iter().map(room_from).fold(uses[n - 1].0, u64::max);
+        let idle = uses[n].0.saturating_sub(from);
+        if idle > longest.1 {
+            longest = (from, idle);
+        }
+    }
+    longest
 }
 
 /// How far the windows of some arrivals exceed a limit.
@@ -106,6 +158,19 @@ mod tests {
         assert_eq!(worst_excess(&missed, LIMIT), 10);
         assert_eq!(worst_excess(&[(0, 7), (700_000, 7)], LIMIT), 0, "a large use may be in debt");
         assert!(worst_excess(&[(0, 1)], LIMIT) < 0);
+    }
+
+    #[test]
+    fn idle_is_only_who_had_room() {
+        let uses: Vec<Use> = [0, 1, 2, 50, 90, 91].map(|s| (s * 1_000_000, 1)).into();
+        assert_eq!(longest_idle(&uses, &[]), (2_000_000, 48_000_000));
+        let quota = |most| Quota { most, length_us: 20_000_000 };
+        assert_eq!(longest_idle(&uses, &[quota(4)]), (2_000_000, 48_000_000), "one more would have been no wrong");
+        // The first counts until 20.1 s, the one of 50 s until 70.1.
+        assert_eq!(longest_idle(&uses, &[quota(3)]), (50_000_000, 40_000_000));
+        assert_eq!(longest_idle(&uses, &[quota(2)]), (50_000_000, 40_000_000));
+        assert_eq!(longest_idle(&uses, &[quota(1)]), (22_100_000, 27_900_000));
+        assert_eq!(longest_idle(&uses, &[quota(1), Quota { most: 2, length_us: 60_000_000 }]), (70_100_000, 19_900_000));
     }
 
     #[test]

@@ -70,7 +70,7 @@ mod tests {
 
     use paceline_core::Class;
     use paceline_limiter::{
-        Ask, LaneAsk, Limiter, Why,
+        Ask, LaneAsk, Limiter, Spent, Why,
         degraded::{Guarded, Mode},
         redis::{RedisClient, RedisLimiter},
     };
@@ -115,7 +115,7 @@ mod tests {
         let client = || RedisClient::new(&redis.url(), "p").unwrap();
         let charge = async |cost| {
             let quota = ask(0).buckets.remove(1);
-            RedisLimiter::new(client()).charge(&[(quota, cost)], 0).await.unwrap();
+            RedisLimiter::new(client()).charge(&[(quota, Spent::Now(cost))], 0).await.unwrap();
         };
 
         let before = Guarded::start(client(), "w1", MINUTE, Some(memory(store.clone())));

@@ -25,7 +25,6 @@ mod scale;
 mod tests;
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -44,7 +43,7 @@ use self::{
     quotas::Levels,
 };
 use crate::{
-    Ask, BucketSpec, CALL_TIMEOUT_US, Kind, Limiter, LimiterError, Reply, Seed,
+    Ask, BucketSpec, CALL_TIMEOUT_US, Kind, Limiter, LimiterError, Reply, Seed, Spent,
     fleet::{Alive, Fleet, RedisFleet},
     redis::{RedisClient, RedisLimiter, Script},
     wire::decode,
@@ -227,7 +226,7 @@ impl Inner {
     }
 
     /// Calls under way first: they take nothing that is not there.
-    async fn settle(&self, held: &Ask, spent: &[(BucketSpec, u64)], epoch_us: u64) -> Result<(), LimiterError> {
+    async fn settle(&self, held: &Ask, spent: &[(BucketSpec, Spent)], epoch_us: u64) -> Result<(), LimiterError> {
         for some in held.held.chunks(1_000) {
             let buckets = some.iter().map(|h| held.buckets[h.bucket].clone()).collect();
             let held_here = some.iter().enumerate().map(|(bucket, h)| crate::Held { bucket, calls: h.calls }).collect();
@@ -258,12 +257,13 @@ impl Inner {
         keys.push(self.client.key("members", ""));
         let lengths: Vec<String> = windows.iter().map(|w| length(w).to_string()).collect();
         let args: Vec<&[u8]> = lengths.iter().map(String::as_bytes).collect();
-        let read = async { decode::<(u64, u64, Vec<Vec<u64>>)>(&self.client.run(&self.levels, &keys, &args).await?) };
+        let read = async { decode::<(u64, u64, Vec<Vec<u64>>, Vec<u64>)>(&self.client.run(&self.levels, &keys, &args).await?) };
         match read.await {
-            Ok((now_us, since_us, found)) => {
+            Ok((now_us, since_us, found, said)) => {
                 let pairs = |flat: Vec<u64>| flat.chunks_exact(2).map(|c| (c[0], c[1])).collect();
-                let slots: HashMap<_, _> = windows.into_iter().zip(found).map(|(w, flat)| (w.key, pairs(flat))).collect();
-                self.guard().seen(Levels { now_us, since_us, slots });
+                let limits = windows.iter().zip(said).map(|(w, limit)| (w.key.clone(), limit)).collect();
+                let slots = windows.into_iter().zip(found).map(|(w, flat)| (w.key, pairs(flat))).collect();
+                self.guard().seen(Levels { now_us, since_us, slots, limits, ..Levels::default() });
             }
             Err(error) => tracing::debug!(%error, "limits: quotas could not be looked at"),
         }
@@ -310,7 +310,7 @@ impl Limiter for Guarded {
                     return Err(LimiterError::TimedOut { reason: "the answer came too late".into() });
                 }
                 self.inner.guard().answered(&reply, at);
-                Ok(scaled.reply(reply, 1_000_000, false))
+                Ok(scaled.reply(reply, 1_000_000))
             }
         }
     }

@@ -130,6 +130,15 @@ pub struct Seed {
     pub spent: Vec<(u64, u64)>,
 }
 
+/// What was granted of a bucket without the limiter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spent {
+    /// It counts from now.
+    Now(u64),
+    /// Of a window, by its slots: `{slot, cost}`, each slot once. It counts from when it was granted.
+    Slots(Vec<(u64, u64)>),
+}
+
 /// What kept a head back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Why {
@@ -154,7 +163,7 @@ pub enum Why {
 /// The first head of a lane that was not granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denied {
-    /// Asking before this is useless.
+    /// Asking before this is useless; or, of a window whose past is lost, not likely to be of use.
     pub retry_at_us: u64,
     /// What binds: a position in [`Ask::buckets`].
     pub bucket: usize,
@@ -255,6 +264,15 @@ impl Ask {
             }
         }
         Ok(())
+    }
+}
+
+impl Spent {
+    pub(crate) fn sum(&self) -> u64 {
+        match self {
+            Spent::Now(cost) => *cost,
+            Spent::Slots(slots) => slots.iter().map(|(_, cost)| cost).sum(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 pub use self::client::RedisClient;
 pub(crate) use self::client::Script;
 use crate::{
-    Ask, BucketSpec, Limiter, LimiterError, Reply, Seed,
+    Ask, BucketSpec, Limiter, LimiterError, Reply, Seed, Spent,
     wire::{decode_reply, encode_ask, encode_charges, encode_seed},
 };
 
@@ -68,22 +68,22 @@ impl RedisLimiter {
         decode_reply(&ask, &reply).map(drop)
     }
 
-    /// Charges buckets what was granted without this limiter; it counts from now. `known_epoch_us` as in an ask.
-    pub async fn charge(&self, spent: &[(BucketSpec, u64)], known_epoch_us: u64) -> Result<(), LimiterError> {
+    /// Charges buckets what was granted without this limiter. `known_epoch_us` as in an ask.
+    pub async fn charge(&self, spent: &[(BucketSpec, Spent)], known_epoch_us: u64) -> Result<(), LimiterError> {
         self.charge_at(spent, known_epoch_us, None).await
     }
 
     /// The same at a time of the caller's choosing, where one is given.
     pub async fn charge_at(
         &self,
-        spent: &[(BucketSpec, u64)],
+        spent: &[(BucketSpec, Spent)],
         known_epoch_us: u64,
         now_us: Option<u64>,
     ) -> Result<(), LimiterError> {
-        let (buckets, costs): (Vec<_>, Vec<_>) = spent.iter().cloned().unzip();
-        let ask = Ask { buckets, ..Ask::default() };
+        let ask = Ask { buckets: spent.iter().map(|(bucket, _)| bucket.clone()).collect(), ..Ask::default() };
         ask.check()?;
-        let reply = self.run(&ask.buckets, &encode_charges(&ask.buckets, &costs, known_epoch_us)?, now_us).await?;
+        let spent: Vec<&Spent> = spent.iter().map(|(_, spent)| spent).collect();
+        let reply = self.run(&ask.buckets, &encode_charges(&ask.buckets, &spent, known_epoch_us)?, now_us).await?;
         decode_reply(&ask, &reply).map(drop)
     }
 

@@ -65,6 +65,11 @@ const MARK_STEP_US: u64 = 5 * GAP_US;
 const POLL_US: u64 = 2 * GAP_US;
 /// A lane that rests asks again after no longer than this.
 const REST_US: u64 = 60_000_000;
+/// A window whose past is lost may be told it any moment. A state younger than the first is asked again after the second,
+/// since those who remember come back; an older one after the third.
+const RETURN_US: u64 = 15_000_000;
+const SOON_US: u64 = 1_000_000;
+const LATER_US: u64 = 15_000_000;
 /// What was said of a bucket besides its configuration holds for so long, unless it is said again.
 const STAND_US: u64 = 180_000_000;
 /// A shared bucket may always be dated this far ahead.

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Ask, BucketSpec, Cost, Denied, Kind, LaneGrant, LimiterError, Reply, Seed, Why};
+use crate::{Ask, BucketSpec, Cost, Denied, Kind, LaneGrant, LimiterError, Reply, Seed, Spent, Why};
 
 /// `{class, destination, buckets, runs, since, id, seq, weight}`.
 type LaneOut<'a> = (usize, &'a str, Vec<usize>, Vec<Run<'a>>, u64, &'a str, u64, u32);
@@ -17,6 +17,23 @@ type ReplyIn = (u64, u64, u8, Vec<LaneIn>);
 enum Run<'a> {
     Number(u32),
     Each(&'a [u32]),
+}
+
+/// A cost, or `slot, cost, slot, cost …`.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Charge {
+    Now(u64),
+    Slots(Vec<u64>),
+}
+
+impl Charge {
+    fn of(spent: &Spent) -> Charge {
+        match spent {
+            Spent::Now(cost) => Charge::Now(*cost),
+            Spent::Slots(slots) => Charge::Slots(slots.iter().flat_map(|(slot, cost)| [*slot, *cost]).collect()),
+        }
+    }
 }
 
 /// The first argument of the script.
@@ -45,8 +62,8 @@ pub(crate) fn encode_seed(buckets: &[BucketSpec], past: &[Seed], complete: bool,
 }
 
 /// Likewise, to charge buckets what was granted without the limiter, in their order.
-pub(crate) fn encode_charges(buckets: &[BucketSpec], costs: &[u64], epoch_us: u64) -> Result<Vec<u8>, LimiterError> {
-    let charges: Vec<u64> = costs.iter().enumerate().flat_map(|(i, cost)| [i as u64 + 1, *cost]).collect();
+pub(crate) fn encode_charges(buckets: &[BucketSpec], spent: &[&Spent], epoch_us: u64) -> Result<Vec<u8>, LimiterError> {
+    let charges: Vec<(usize, Charge)> = spent.iter().enumerate().map(|(i, spent)| (i + 1, Charge::of(spent))).collect();
     encode(&(specs(buckets), [(); 0], "", [(); 0], epoch_us, [(); 0], 0, 0, [(); 0], charges))
 }
 

@@ -3,14 +3,17 @@
 //! Two clocks take part: the worker's own monotonic one (`at`, microseconds since some moment of its own) for how long
 //! something has been so, and the limiter's, known by its last answer, for dates.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{
     book::{Beat, Census},
     quotas::{Asked, Quotas, knows_all, unseen_left},
     scale::{self, Scaled},
 };
-use crate::{Ask, BucketSpec, CALL_TIMEOUT_US, GRANT_LIFE_US, Kind, LimiterError, Reply, Seed, rules};
+use crate::{Ask, BucketSpec, CALL_TIMEOUT_US, GRANT_LIFE_US, Kind, LimiterError, Reply, Seed, Spent, bucket::slot_width, rules};
 
 /// Between two heartbeats.
 pub const BEAT_US: u64 = 1_000_000;
@@ -27,6 +30,8 @@ pub const QUIET_US: u64 = LATE_US + LIFE_US + VIEW_US + CALL_TIMEOUT_US + GRANT_
 pub(super) const FIRST_US: u64 = 3_000_000;
 /// What cannot go now is asked about again.
 const AGAIN_US: u64 = 5_000_000;
+/// The same of what a worker by itself has nothing left for: it costs no call, and what it has comes back slot by slot.
+const AGAIN_ALONE_US: u64 = 1_000_000;
 
 /// How a worker goes about limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +71,7 @@ pub(super) enum Step {
     /// Tell it: calls under way, and what was granted.
     Settle {
         held: Ask,
-        spent: Vec<(BucketSpec, u64)>,
+        spent: Vec<(BucketSpec, Spent)>,
         epoch_us: u64,
     },
     /// Tell its windows what they had granted before it lost its state.
@@ -271,7 +276,7 @@ impl Guard {
             let bucket = &ask.buckets[held.bucket];
             alone.used.entry(bucket.key.clone()).or_insert_with(|| bucket.clone());
         }
-        Ok(scaled.reply(reply, AGAIN_US, true))
+        Ok(scaled.reply(reply, AGAIN_ALONE_US))
     }
 
     /// Local buckets start empty.
@@ -279,14 +284,17 @@ impl Guard {
         let mut state = rules::State::new();
         rules::decide(&mut state, &Ask::default(), now_us)?;
         let gap_us = now_us.saturating_sub(self.quotas.levels.now_us) + GRANT_LIFE_US;
-        let seen = self.quotas.windows.iter().filter(|(key, _)| self.quotas.levels.slots.contains_key(*key));
-        let unseen = |(key, asked): (&Arc<str>, &Asked)| (key.clone(), asked.most_within(gap_us).unwrap_or(u64::MAX));
+        let levels = &self.quotas.levels;
+        let unseen = |(key, asked): (&Arc<str>, &Asked)| {
+            levels.slots.get(key)?;
+            Some((key.clone(), asked.unseen(levels, gap_us, now_us).unwrap_or(u64::MAX)))
+        };
         Ok(Alone {
             state,
             since_us: now_us,
             over_us: now_us + self.over_at().saturating_sub(at),
             share: self.share(),
-            unseen: seen.map(unseen).collect(),
+            unseen: self.quotas.windows.iter().filter_map(unseen).collect(),
             used: HashMap::new(),
             last_date_us: now_us,
         })
@@ -396,7 +404,7 @@ impl Guard {
 
 impl Census {
     /// What those who see each other leave out of such a limit.
-    fn without(&self, kind: Kind, now_us: u64) -> u64 {
+    pub(super) fn without(&self, kind: Kind, now_us: u64) -> u64 {
         match kind {
             Kind::Window { length_us, .. } => {
                 // What was sent last counts whole slots longer.
@@ -419,10 +427,21 @@ impl Alone {
             if bucket.is_slots() {
                 held.held.push(crate::Held { bucket: held.buckets.len(), calls: u32::try_from(owed).unwrap_or(u32::MAX) });
                 held.buckets.push(bucket.clone());
-            } else if owed > 0 {
-                // One more, for what the others round down when they take the share back.
-                spent.push((bucket.clone(), owed + 1));
+                continue;
             }
+            if owed == 0 {
+                continue;
+            }
+            // One more, for what the others round down when they take the share back.
+            let spent_here = match bucket.kind {
+                Kind::Window { length_us, .. } => {
+                    let mut slots: BTreeMap<u64, u64> = self.state.slots_of(key).into_iter().collect();
+                    *slots.entry(now_us / slot_width(length_us)).or_default() += 1;
+                    Spent::Slots(slots.into_iter().collect())
+                }
+                Kind::Rate { .. } | Kind::Slots { .. } => Spent::Now(owed + 1),
+            };
+            spent.push((bucket.clone(), spent_here));
         }
         Step::Settle { held, spent, epoch_us }
     }

@@ -4,8 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
+    book::WHOLE,
     guard::{FIRST_US, Guard},
     memory::Kept,
+    scale::{counted, part},
 };
 use crate::{Ask, BucketSpec, GRANT_LIFE_US, Kind, Seed, bucket::slot_width};
 
@@ -28,7 +30,13 @@ pub(super) struct Levels {
     pub(super) now_us: u64,
     /// Of the state that began then.
     pub(super) since_us: u64,
+    /// They are from the store, where what was told just then may be in two rows: what they leave of a limit is not known.
+    pub(super) kept: bool,
     pub(super) slots: HashMap<Arc<str>, Vec<(u64, u64)>>,
+    /// Of each the limit in force, as far as it is known.
+    pub(super) limits: HashMap<Arc<str>, u64>,
+    /// Of each what those may have used and not told by then who were not heard of.
+    pub(super) untold: HashMap<Arc<str>, u64>,
 }
 
 #[derive(Debug)]
@@ -122,7 +130,7 @@ impl Quotas {
     /// What the store had, in one.
     fn read(&mut self, kept: Vec<Kept>) {
         self.unread = false;
-        let mut levels = Levels::default();
+        let mut levels = Levels { kept: true, ..Levels::default() };
         for row in kept {
             levels.now_us = levels.now_us.max(row.at_us);
             levels.since_us = levels.since_us.max(row.since_us);
@@ -176,6 +184,13 @@ impl Guard {
             levels.slots.retain(|_, slots| !slots.is_empty());
         }
         if current && levels.now_us >= self.quotas.levels.now_us {
+            let census = self.view.as_ref().map(|v| &v.census);
+            let untold = |(key, asked): (&Arc<str>, &Asked)| {
+                let Kind::Window { limit, .. } = asked.spec.kind else { return None };
+                let limit = limit.max(levels.limits.get(key).copied().unwrap_or(0));
+                Some((key.clone(), part(limit, census?.without(asked.spec.kind, levels.now_us), 2 * WHOLE)))
+            };
+            levels.untold = self.quotas.windows.iter().filter_map(untold).collect();
             self.quotas.levels = levels;
         }
     }
@@ -195,10 +210,12 @@ impl Guard {
         let gap_us = last_us.saturating_sub(levels.now_us) + GRANT_LIFE_US;
         let seed = |(key, slots): (&Arc<str>, &Vec<(u64, u64)>)| {
             let asked = self.quotas.windows.get(key)?;
-            let Kind::Window { length_us, limit, .. } = asked.spec.kind else { return None };
-            let most = asked.most_within(gap_us)?.min(limit);
+            let Kind::Window { length_us, .. } = asked.spec.kind else { return None };
+            let most = asked.unseen(levels, gap_us, last_us)?;
             let spent = slots.iter().map(|(slot, cost)| (slot * slot_width(length_us), *cost));
-            Some(Seed { window: asked.spec.clone(), spent: spent.chain([(last_us, most)]).collect() })
+            // The last answer may have dated grants ahead.
+            let spent = spent.chain([(last_us + GRANT_LIFE_US, most)]).collect();
+            Some(Seed { window: asked.spec.clone(), spent })
         };
         Some(levels.slots.iter().filter_map(seed).collect())
     }
@@ -250,9 +267,21 @@ impl Guard {
 }
 
 impl Asked {
-    /// What can be granted of it within such a time; `None`: nobody knows.
-    pub(super) fn most_within(&self, time_us: u64) -> Option<u64> {
-        self.rate.map(|(interval_us, burst)| time_us / interval_us.max(1) + burst.max(LARGEST))
+    /// What may have been granted of it after `levels` were seen, or told after that, and still counts at `until_us`: what the
+    /// account's rate gives in `gap_us`, and what those had untold who were not heard of; but no more than the window had
+    /// left or has got back since. `None`: nobody knows.
+    pub(super) fn unseen(&self, levels: &Levels, gap_us: u64, until_us: u64) -> Option<u64> {
+        let (interval_us, burst) = self.rate?;
+        let Kind::Window { length_us, limit, .. } = self.spec.kind else { return None };
+        let of = |known: &HashMap<_, _>| known.get(&self.spec.key).copied().unwrap_or(0);
+        let most = gap_us / interval_us.max(1) + burst.max(LARGEST) + of(&levels.untold);
+        // What counts two slots later than that counted beside each of them. What is lost may have been told meanwhile.
+        let slots = levels.slots.get(&self.spec.key)?.iter().copied().filter(|(_, cost)| *cost < LOST);
+        let beside = match levels.kept {
+            true => 0,
+            false => counted(&slots.collect::<Vec<_>>(), length_us, until_us + 2 * slot_width(length_us)),
+        };
+        Some(most.min(limit.max(of(&levels.limits)).saturating_sub(beside)))
     }
 }
 

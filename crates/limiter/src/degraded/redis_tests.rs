@@ -1,6 +1,6 @@
 //! The scripts say the same as the reference.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use paceline_core::Class;
 use paceline_testkit::Redis;
@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{Beat, Book, Guarded, Mode, WHOLE};
 use crate::{
-    Ask, BucketSpec, Kind, LaneAsk, Limiter,
+    Ask, BucketSpec, Kind, LaneAsk, Limiter, Spent,
     redis::{RedisClient, RedisLimiter},
     rules::{self, State},
 };
@@ -103,7 +103,16 @@ async fn charges_and_levels_are_those_of_the_rules() {
         for n in 0..60_u64 {
             now += rng.random_range(1_000..3_000_000_u64);
             if rng.random_bool(0.3) {
-                let spent: Vec<_> = buckets.iter().map(|b| (b.clone(), rng.random_range(0..70))).collect();
+                // Of the window by its slots, some of them too old to count, some not yet begun; or from now.
+                let slot = now / (60_000_000 / 200);
+                let by_slot = rng.random_bool(0.5).then(|| {
+                    let slots: BTreeMap<u64, u64> =
+                        (0..6).map(|_| (slot + 2 - rng.random_range(0..220), rng.random_range(0..20))).collect();
+                    Spent::Slots(slots.into_iter().collect())
+                });
+                let window = by_slot.unwrap_or(Spent::Now(rng.random_range(0..70)));
+                let rate = Spent::Now(rng.random_range(0..70));
+                let spent: Vec<_> = buckets.iter().cloned().zip([rate, window]).collect();
                 limiter.charge_at(&spent, 0, Some(now)).await.unwrap();
                 rules::charge(&mut state, &spent, 0, now).unwrap();
                 continue;
@@ -131,8 +140,8 @@ async fn a_worker_alone_sees_what_windows_have_granted() {
     let guarded = idle(client(&redis, "p"));
     let window = Kind::Window { length_us: 60_000_000, limit: 400, reserve: 20 };
     let quota = BucketSpec { key: "account:a:quota:min".into(), kind: window, narrow: false };
-    guarded.inner.limiter.charge(&[(quota.clone(), 7)], 0).await.unwrap();
-    guarded.inner.limiter.charge(&[(quota.clone(), 5)], 0).await.unwrap();
+    guarded.inner.limiter.charge(&[(quota.clone(), Spent::Now(7))], 0).await.unwrap();
+    guarded.inner.limiter.charge(&[(quota.clone(), Spent::Now(5))], 0).await.unwrap();
     let keys = [
         guarded.inner.client.key("limit", &quota.key),
         guarded.inner.client.key("limit", "nothing"),
@@ -140,8 +149,8 @@ async fn a_worker_alone_sees_what_windows_have_granted() {
     ];
     let length: &[u8] = b"60000000";
     let bytes = guarded.inner.client.run(&guarded.inner.levels, &keys, &[length, length]).await.unwrap();
-    let (now_us, since_us, found): (u64, u64, Vec<Vec<u64>>) = crate::wire::decode(&bytes).unwrap();
-    assert!(now_us > 0 && since_us == 0 && found[1].is_empty());
+    let (now_us, since_us, found, limits): (u64, u64, Vec<Vec<u64>>, Vec<u64>) = crate::wire::decode(&bytes).unwrap();
+    assert!(now_us > 0 && since_us == 0 && found[1].is_empty() && limits == [0, 0]);
     assert_eq!(found[0].chunks(2).map(|slot| slot[1]).sum::<u64>(), 12);
 }
 

@@ -70,7 +70,7 @@ fn window(length_us: u64, limit: u64, reserve: u64, of: u64) -> Kind {
 }
 
 /// `value · parts / of`, rounded down; at most `value` where `parts` ≤ `of`.
-fn part(value: u64, parts: u64, of: u64) -> u64 {
+pub(super) fn part(value: u64, parts: u64, of: u64) -> u64 {
     u64::try_from(u128::from(value) * u128::from(parts) / u128::from(of.max(1))).unwrap_or(u64::MAX)
 }
 
@@ -79,6 +79,8 @@ fn part(value: u64, parts: u64, of: u64) -> u64 {
 pub(super) struct Scaled {
     pub(super) ask: Ask,
     lanes: Vec<Place>,
+    /// It is not asked for as it came.
+    smaller: bool,
 }
 
 #[derive(Debug)]
@@ -133,17 +135,17 @@ impl Scaled {
                 }
             }
         }
-        Scaled { ask: smaller, lanes }
+        Scaled { ask: smaller, lanes, smaller: true }
     }
 
     /// The ask as it came.
     pub(super) fn whole(ask: &Ask) -> Scaled {
-        Scaled { ask: ask.clone(), lanes: ask.lanes.iter().map(|_| Place::Asked { short: None }).collect() }
+        Scaled { ask: ask.clone(), lanes: ask.lanes.iter().map(|_| Place::Asked { short: None }).collect(), smaller: false }
     }
 
-    /// The reply to the ask as it came. What was left out is to be asked again after `again_us`, and so is what a window
-    /// keeps, where `soon`: it may grow.
-    pub(super) fn reply(&self, reply: Reply, again_us: u64, soon: bool) -> Reply {
+    /// The reply to the ask as it came. What was left out is to be asked again after `again_us`, and so is what anything
+    /// else than a closure keeps for longer than that, where it was made smaller: what there is may grow any moment.
+    pub(super) fn reply(&self, reply: Reply, again_us: u64) -> Reply {
         let again = reply.now_us.saturating_add(again_us);
         let left_out = |bucket| Some(Denied { retry_at_us: again, bucket, why: Why::Date });
         let mut answers = reply.lanes.into_iter();
@@ -152,7 +154,8 @@ impl Scaled {
             Place::Asked { short } => {
                 let mut answer = answers.next().unwrap_or_default();
                 if let Some(denied) = &mut answer.denied
-                    && soon
+                    && self.smaller
+                    && denied.why != Why::Closed
                 {
                     denied.retry_at_us = denied.retry_at_us.min(again);
                 }

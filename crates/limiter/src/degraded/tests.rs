@@ -1,6 +1,8 @@
 //! A fleet under virtual time whose workers lose Redis, alone and together, whose Redis loses its memory, and whose workers
 //! die: whatever happens, the dates of all grants together keep every bound.
 
+mod goes_on;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
@@ -18,7 +20,7 @@ use super::{
     scale::Scaled,
 };
 use crate::{
-    Ask, BucketSpec, CALL_TIMEOUT_US, Held, Kind, LaneAsk, Reply, Seed,
+    Ask, BucketSpec, CALL_TIMEOUT_US, Held, Kind, LaneAsk, Reply, Seed, Spent,
     rules::{self, State},
 };
 
@@ -29,7 +31,7 @@ const PATIENCE_US: u64 = 500_000;
 const AWAY_US: u64 = 40 * SECOND;
 
 /// Account, destination, quota, calls at a time.
-fn buckets() -> Vec<BucketSpec> {
+fn buckets(quota: u64) -> Vec<BucketSpec> {
     let rate = |key: &str, interval_us, burst| {
         let kind = Kind::Rate { interval_us, burst, reserve: burst / 5, shared: false };
         BucketSpec { key: key.into(), kind, narrow: false }
@@ -39,7 +41,7 @@ fn buckets() -> Vec<BucketSpec> {
         rate("account:a:destination:x", 12_500, 50),
         BucketSpec {
             key: "account:a:quota:x".into(),
-            kind: Kind::Window { length_us: 20 * SECOND, limit: 1_200, reserve: 60 },
+            kind: Kind::Window { length_us: 20 * SECOND, limit: quota, reserve: quota / 20 },
             narrow: false,
         },
         BucketSpec::slots("account:a:concurrency", 100, 3 * SECOND),
@@ -52,7 +54,7 @@ enum Question {
     Beat(Beat),
     Levels,
     Probe,
-    Settle(Ask, Vec<(BucketSpec, u64)>, u64),
+    Settle(Ask, Vec<(BucketSpec, Spent)>, u64),
     Seed(Vec<Seed>, u64),
 }
 
@@ -114,6 +116,9 @@ struct Fleet {
     told: u64,
     /// What outlives Redis and the workers, where all of them may end at once.
     store: Option<HashMap<Row, Kept>>,
+    quota: u64,
+    /// Nothing happens but what a test does; and its workers ask again no sooner than they are told to.
+    calm: bool,
 }
 
 impl Fleet {
@@ -131,6 +136,8 @@ impl Fleet {
             down_until: 0,
             told: 0,
             store: ends.then(HashMap::new),
+            quota: 1_200,
+            calm: false,
         };
         for _ in 0..fleet.rng.random_range(2..6) {
             fleet.join();
@@ -175,10 +182,8 @@ impl Fleet {
 
     fn run(&mut self, seconds: u64) {
         let end = START_US + seconds * SECOND;
-        while let Some(Reverse((time, id))) = self.events.pop() {
-            if time > end {
-                return;
-            }
+        while let Some(&Reverse((time, id))) = self.events.peek().filter(|next| next.0.0 <= end) {
+            self.events.pop();
             self.now = time;
             match self.bodies.remove(&id).unwrap() {
                 Event::Tick(w) => self.tick(w),
@@ -219,12 +224,13 @@ impl Fleet {
             Question::Ask(scaled) => Answer::Ask(rules::decide(&mut self.redis, &scaled.ask, now).unwrap()),
             Question::Beat(beat) => Answer::Beat(self.book.beat(beat, now)),
             Question::Levels => {
-                let window = &buckets()[2];
+                let window = &buckets(self.quota)[2];
                 let slots = self.redis.slots_of(&window.key);
                 Answer::Levels(Levels {
                     now_us: now,
                     since_us: self.book.since_us(),
                     slots: [(window.key.clone(), slots)].into(),
+                    ..Levels::default()
                 })
             }
             Question::Probe => Answer::Probe(now),
@@ -256,14 +262,16 @@ impl Fleet {
         }
         if let Question::Ask(scaled) = body {
             let begun = worker.asking.take().map(|_| worker.ask_due);
+            let mut again = 0;
             if let Some(Answer::Ask(reply)) = answer
                 && begun.is_some_and(|begun| now <= begun + CALL_TIMEOUT_US)
             {
                 worker.guard.answered(&reply, at);
-                let reply = scaled.reply(reply, 1_000_000, false);
+                let reply = scaled.reply(reply, 1_000_000);
+                again = self.again(&reply);
                 self.granted(w, &reply, false);
             }
-            self.workers[w].ask_due = now + self.rng.random_range(20_000..120_000);
+            self.workers[w].ask_due = again.max(now + self.rng.random_range(20_000..120_000));
             return;
         }
         worker.stepping = None;
@@ -331,11 +339,11 @@ impl Fleet {
         if self.workers[w].asking.is_none() && self.workers[w].ask_due <= now {
             let heads = self.rng.random_range(1..40);
             let costs = (0..heads).map(|_| self.rng.random_range(1..4_u32).into()).collect();
-            let class = Class::ALL[self.rng.random_range(0..4)];
+            let class = if self.calm { Class::Normal } else { Class::ALL[self.rng.random_range(0..4)] };
             let worker = &mut self.workers[w];
             worker.calls.retain(|end| *end > now);
             let ask = Ask {
-                buckets: buckets(),
+                buckets: buckets(self.quota),
                 lanes: vec![LaneAsk {
                     class,
                     destination: "x".into(),
@@ -361,7 +369,7 @@ impl Fleet {
                 Plan::Answer(reply) => {
                     let alone = worker.guard.mode(now - worker.born) == Mode::Alone;
                     self.costs(w, &ask, &reply, alone);
-                    self.workers[w].ask_due = now + 50_000;
+                    self.workers[w].ask_due = self.again(&reply).max(now + 50_000);
                 }
                 Plan::Refuse(_) | Plan::Unknown => worker.ask_due = now + 50_000,
             }
@@ -395,6 +403,12 @@ impl Fleet {
         (0..alive).for_each(|_| self.join());
     }
 
+    /// When one that does as it is told asks again: as a lane that rests, within a minute.
+    fn again(&self, reply: &Reply) -> u64 {
+        let kept = reply.lanes.iter().filter(|lane| self.calm && lane.dates_us.is_empty());
+        kept.filter_map(|lane| lane.denied).map(|denied| denied.retry_at_us.min(self.now + 60 * SECOND)).max().unwrap_or(0)
+    }
+
     fn granted(&mut self, w: usize, reply: &Reply, alone: bool) {
         let ask = self.workers[w].last.take().unwrap();
         self.costs(w, &ask, reply, alone);
@@ -417,7 +431,19 @@ impl Fleet {
         }
     }
 
+    fn cut(&mut self, some: Vec<usize>, long: u64, emptied: bool) {
+        some.iter().for_each(|w| self.workers[*w].connected = false);
+        if emptied {
+            (self.redis, self.book) = (State::new(), Book::default());
+            self.say("Redis emptied");
+        }
+        self.at(self.now + long, Event::Heal(some));
+    }
+
     fn fate(&mut self) {
+        if self.calm {
+            return;
+        }
         let next = self.now + self.rng.random_range(5 * SECOND..40 * SECOND);
         self.at(next, Event::Fate);
         if self.store.is_some() && self.rng.random_bool(0.2) {
@@ -431,15 +457,11 @@ impl Fleet {
                 let all = self.rng.random_bool(0.4);
                 let cut: Vec<usize> = alive.iter().copied().filter(|_| all || self.rng.random_bool(0.4)).collect();
                 self.say(&format!("{cut:?} of {alive:?} cut off for {:.1} s", long as f64 / 1e6));
-                cut.iter().for_each(|w| self.workers[*w].connected = false);
-                if all && self.rng.random_bool(0.5) {
-                    (self.redis, self.book) = (State::new(), Book::default());
-                    self.say("Redis emptied");
-                }
+                let emptied = all && self.rng.random_bool(0.5);
                 if all {
                     self.down_until = self.down_until.max(self.now + long);
                 }
-                self.at(self.now + long, Event::Heal(cut));
+                self.cut(cut, long, emptied);
             }
             7 if alive.len() < 6 => {
                 self.say("one joins");
@@ -515,7 +537,7 @@ fn bounds_hold(ends: bool) {
         fleet.run(240);
         let mut sent: Vec<(u64, u64)> = fleet.sent.iter().map(|s| (s.0, s.1)).collect();
         sent.sort_unstable();
-        for bucket in buckets() {
+        for bucket in buckets(fleet.quota) {
             match bucket.kind {
                 Kind::Rate { interval_us, burst, .. } => {
                     let worst = worst_excess(&sent, interval_us, u64::from(burst));

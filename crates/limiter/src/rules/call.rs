@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    ACTIVE_US, FORGET_US, GAP_US, HORIZON_US, MARK_STEP_US, OUT_OF_TURN_US, PATIENCE_US, POLL_US, REST_US, State,
+    ACTIVE_US, FORGET_US, GAP_US, HORIZON_US, LATER_US, MARK_STEP_US, OUT_OF_TURN_US, PATIENCE_US, POLL_US, REST_US, RETURN_US,
+    SOON_US, State,
     lane::{Lane, Visit},
     state::{Bucket, Epoch, Loaded, More, Past, Turn, Turns},
 };
-use crate::{Ask, BucketSpec, Change, Cost, Denied, Kind, LaneAsk, LaneGrant, LimiterError, MAX_DEBT_US, Reply, Seed, Why};
+use crate::{
+    Ask, BucketSpec, Change, Cost, Denied, Kind, LaneAsk, LaneGrant, LimiterError, MAX_DEBT_US, Reply, Seed, Spent, Why,
+};
 
 /// Grants what may go at `now_us` and changes `state` accordingly.
 pub fn decide(state: &mut State, ask: &Ask, now_us: u64) -> Result<Reply, LimiterError> {
@@ -88,15 +91,18 @@ pub(crate) fn tell_state(
     Ok(())
 }
 
-/// Charges buckets what was granted without this limiter, by a worker that could not ask: it counts from now.
-pub fn charge(state: &mut State, spent: &[(BucketSpec, u64)], known_epoch_us: u64, now_us: u64) -> Result<(), LimiterError> {
+/// Charges buckets what was granted without this limiter, by a worker that could not ask.
+pub fn charge(state: &mut State, spent: &[(BucketSpec, Spent)], known_epoch_us: u64, now_us: u64) -> Result<(), LimiterError> {
     let ask = Ask { buckets: spent.iter().map(|(bucket, _)| bucket.clone()).collect(), ..Ask::default() };
     ask.check()?;
     let epoch = state.epoch(known_epoch_us, false, now_us);
     let mut call = Call::load(state, &ask, epoch, now_us);
     let nobody: Arc<str> = "".into();
-    for (slot, (_, cost)) in call.slots.iter_mut().zip(spent).filter(|(slot, _)| !slot.is_slots()) {
-        slot.charge(&nobody, now_us, *cost, now_us);
+    for (slot, (_, spent)) in call.slots.iter_mut().zip(spent).filter(|(slot, _)| !slot.is_slots()) {
+        match (spent, &mut slot.bucket.more) {
+            (Spent::Slots(slots), More::Window(window)) => window.add(&slots.iter().copied().collect()),
+            (spent, _) => slot.charge(&nobody, now_us, spent.sum(), now_us),
+        }
         slot.dirty = true;
     }
     call.save(state, &ask);
@@ -106,6 +112,8 @@ pub fn charge(state: &mut State, spent: &[(BucketSpec, u64)], known_epoch_us: u6
 /// The buckets of one call, loaded.
 pub(super) struct Call {
     pub(super) now: u64,
+    /// When this state began.
+    epoch_us: u64,
     pub(super) worker: Arc<str>,
     pub(super) slots: Vec<Slot>,
 }
@@ -144,6 +152,11 @@ impl Slot {
 
     pub(super) fn is_slots(&self) -> bool {
         matches!(self.kind, Kind::Slots { .. })
+    }
+
+    /// A window that is closed because nobody has told it what it had granted.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(&self.bucket.more, More::Window(window) if window.is_lost())
     }
 
     pub(super) fn is_window(&self) -> bool {
@@ -243,7 +256,7 @@ impl Call {
             }
         };
         let slots = ask.buckets.iter().zip(changes).map(slot).collect();
-        let mut call = Call { now, worker: ask.worker.clone(), slots };
+        let mut call = Call { now, epoch_us: epoch.at_us, worker: ask.worker.clone(), slots };
         let mut held = vec![0; ask.buckets.len()];
         ask.held.iter().for_each(|h| held[h.bucket] = u64::from(h.calls));
         for (slot, calls) in call.slots.iter_mut().zip(held) {
@@ -257,6 +270,11 @@ impl Call {
             }
         }
         call
+    }
+
+    /// When to look again at a window whose past is lost.
+    pub(super) fn told_us(&self) -> u64 {
+        self.now + if self.now < self.epoch_us + RETURN_US { SOON_US } else { LATER_US }
     }
 
     /// Rule 1: a class or destination that was away starts level with the others, and one whose only obstacle is a

@@ -210,6 +210,7 @@ impl<'a> Lane<'a> {
                     let (retry_at_us, why) = match slot.why() {
                         _ if shut && slot.opens_us == Some(f) => ((f - ahead).min(now + REST_US), Why::Closed),
                         Why::Concurrency => (now + if class == 0 { GAP_US } else { POLL_US }, Why::Concurrency),
+                        why if slot.is_lost() => ((f - ahead).min(call.told_us()), why),
                         why => (f - ahead, why),
                     };
                     denied = Some(Denied { retry_at_us: retry_at_us.max(now + GAP_US), bucket, why });

@@ -133,9 +133,14 @@ impl Window {
         now.max((slot + SPANS + 1) * self.width())
     }
 
+    /// Whether what it had granted is lost, and may still be told.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.origin, Origin::Unknown(_))
+    }
+
     /// What was lost is known now.
     pub(super) fn found(&mut self) {
-        if matches!(self.origin, Origin::Unknown(_)) {
+        if self.is_lost() {
             self.origin = Origin::Found;
         }
     }
@@ -151,23 +156,30 @@ impl Window {
 
     /// Takes the past as told, cost by slot, beside what is known already; once. Returns whether it did.
     pub(super) fn tell(&mut self, told: &BTreeMap<u64, u64>) -> bool {
+        if self.origin == Origin::Told {
+            return false;
+        }
+        self.add(told);
+        self.origin = Origin::Told;
+        true
+    }
+
+    /// Takes what somebody else granted, cost by slot, beside what is known already.
+    pub(super) fn add(&mut self, more: &BTreeMap<u64, u64>) {
         let mut costs: BTreeMap<u64, u64> = BTreeMap::new();
         let mut add = |slot: u64, cost: u64| {
             if slot + SPANS >= self.current {
                 *costs.entry(slot).or_default() += cost;
             }
         };
-        if self.origin == Origin::Told {
-            return false;
-        }
         let mut sum = self.base;
         for &(slot, upto) in &self.past {
             add(slot, upto - sum);
             sum = upto;
         }
         self.ahead.iter().for_each(|&(slot, cost)| add(slot, cost));
-        told.iter().for_each(|(slot, cost)| add((*slot).min(self.current), *cost));
-        (self.total, self.base, self.origin) = (0, 0, Origin::Told);
+        more.iter().for_each(|(slot, cost)| add((*slot).min(self.current), *cost));
+        (self.total, self.base) = (0, 0);
         self.past.clear();
         self.ahead.clear();
         for (slot, cost) in costs {
@@ -178,6 +190,5 @@ impl Window {
                 self.ahead.push((slot, cost));
             }
         }
-        true
     }
 }

@@ -72,7 +72,8 @@ local function visit(lane, answer, in_turn_only, only_one)
           latest, bind, retry, why = f, k, max(now + GAP, f - ahead), other[b] or DATE
           if shut and f == opens[k] then
             retry, why = max(now + GAP, min(f - ahead, now + REST)), CLOSED
-          elseif why == CONCURRENCY then retry = now + (class == 0 and GAP or POLL) end
+          elseif why == CONCURRENCY then retry = now + (class == 0 and GAP or POLL)
+          elseif why == QUOTA and windows[b].again then retry = max(now + GAP, min(f - ahead, windows[b].again)) end
         end
       elseif contest[k] and latest == 0 and why ~= TICKET
         and (in_turn_only or f > now + OUT_OF_TURN or other[buckets[k]] == CONCURRENCY)

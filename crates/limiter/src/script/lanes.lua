@@ -28,6 +28,8 @@ for b = 1, n_buckets do
     _, burst[b], reserve[b], news = hear(b, s, 0, y, z)
     T[b] = floor((x + burst[b] - 1) / burst[b])
     windows[b] = Windows.open(s[MORE], Windows.width_of(x), burst[b], now)
+    -- It may be told any moment.
+    if Windows.is_lost(windows[b]) then windows[b].again = now + (now < epoch + RETURN and SOON or LATER) end
   else
     life[b], other[b] = x, CONCURRENCY
     s = stored(values[b + 2], 0, 0)
@@ -50,11 +52,11 @@ for i = 1, (knows == 0 or knows == epoch) and #request[6] or 0 do
   if Windows.tell(windows[b], told) then dirty[b] = true end
 end
 
--- What was granted without this limiter counts from now.
-for at = 1, #request[10], 2 do
-  local b, cost = request[10][at], request[10][at + 1]
+-- What was granted without this limiter: a cost counts from now, slots of a window from when they were.
+for i = 1, #request[10] do
+  local b, cost = request[10][i][1], request[10][i][2]
   if windows[b] then
-    Windows.charge(windows[b], now, cost)
+    if type(cost) == 'table' then Windows.plus(windows[b], cost) else Windows.charge(windows[b], now, cost) end
     dirty[b] = true
   elseif not used[b] then
     state[b][TAT] = max(state[b][TAT], now) + min(cost * T[b], MAX_DEBT)

@@ -16,7 +16,7 @@
 --   seeds    {bucket, {slot, cost, ...}, ...}: what was granted before the state was lost; with an epoch, meant for that
 --            state alone
 --   changes  {bucket, since or 0, closed until or 0, ...}
---   charges  {bucket, cost, ...}: what a worker granted itself that could not ask
+--   charges  {{bucket, cost or {slot, cost, ...}}, ...}: what a worker granted itself that could not ask
 -- ARGV[2] the time, for replaying a trace; without it, the server's
 -- reply    msgpack {now, epoch, 1 if its past is lost, {{{date - now, ...}, retry - now, bucket, why} a lane}}
 --          why 0 nothing denied, 1 date, 2 turn, 3 ticket, 4 gap, 5 quota, 6 concurrency, 7 closed
@@ -25,6 +25,7 @@ local HORIZON, OUT_OF_TURN, LEAD, ACTIVE, PATIENCE = 100000, 20000, 50000, 25000
 local GAP, SLACK, KEEP, FORGET, MAX_DEBT = 20000, 2000, 10000000, 1000000, 2000000000000000
 local MARK_STEP = 5 * GAP
 local REST, POLL, STAND, TURN = 60000000, 40000, 180000000, 1000
+local RETURN, SOON, LATER = 15000000, 1000000, 15000000
 local WEIGHT = {3, 8, 24}
 local DATE, IN_TURN, TICKET, GAPPED, QUOTA, CONCURRENCY, CLOSED = 1, 2, 3, 4, 5, 6, 7
 local HUGE = math.huge

@@ -99,10 +99,9 @@ local Windows = (function()
     end
   end
 
-  -- Takes the past as told, {slot, cost, ...}, beside what is known already; once. Returns whether it did.
-  local function tell(window, told)
+  -- Takes what somebody else granted, {slot, cost, ...}, beside what is known already.
+  local function plus(window, more)
     local list = window.list
-    if list[ORIGIN] == TOLD then return false end
     local cur, costs, order = list[CUR], {}, {}
     local function add(slot, cost)
       if slot >= cur - SPANS then
@@ -117,9 +116,9 @@ local Windows = (function()
       before = upto
     end
     for at = PAST + 1, #list, 2 do add(list[at], list[at + 1]) end
-    for at = 1, #told, 2 do add(min(told[at], cur), told[at + 1]) end
+    for at = 1, #more, 2 do add(min(more[at], cur), more[at + 1]) end
     table.sort(order)
-    local new, over, sum = {cur, 0, 0, TOLD, ''}, {}, 0
+    local new, over, sum = {cur, 0, 0, list[ORIGIN], ''}, {}, 0
     for at = 1, #order do
       local slot = order[at]
       sum = sum + costs[slot]
@@ -128,6 +127,13 @@ local Windows = (function()
     end
     new[TOTAL], new[PAST] = sum, table.concat(over)
     window.list = new
+  end
+
+  -- The same of its own past, as told, once. Returns whether it did.
+  local function tell(window, told)
+    if window.list[ORIGIN] == TOLD then return false end
+    plus(window, told)
+    window.list[ORIGIN] = TOLD
     return true
   end
 
@@ -148,7 +154,10 @@ local Windows = (function()
   local function life(width) return (SPANS + 2) * width end
 
   return {
-    width_of = width_of, stored = stored, open = open, date = date, charge = charge, tell = tell, life = life, each = each,
+    width_of = width_of, stored = stored, open = open, date = date, charge = charge, plus = plus, tell = tell,
+    life = life, each = each,
+    -- Whether what it had granted is lost, and may still be told.
+    is_lost = function(window) return window.list[ORIGIN] > TOLD end,
     -- What was lost is known now.
     found = function(list) if list[ORIGIN] > TOLD then list[ORIGIN] = FOUND end end,
   }

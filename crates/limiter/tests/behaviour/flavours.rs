@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use paceline_core::Class;
 use paceline_limiter::{
-    Ask, BucketSpec, Held, LaneAsk, Limiter, LimiterError, Seed,
+    Ask, BucketSpec, Held, LaneAsk, Limiter, LimiterError, Seed, Spent,
     degraded::{Guarded, Mode},
     fleet::{RedisFleet, RedisReports, Reports},
     ledger::{Claim, Claimed, Ledger, Recorded, RedisLedger},
@@ -62,7 +62,7 @@ async fn everything(client: &RedisClient) {
     let limiter = RedisLimiter::new(client.clone());
     assert!(limiter.now_us().await.unwrap() <= granted(&limiter).await);
     let buckets = ask(1).buckets;
-    limiter.charge(&[(buckets[0].clone(), 2), (buckets[1].clone(), 3)], 0).await.unwrap();
+    limiter.charge(&[(buckets[0].clone(), Spent::Now(2)), (buckets[1].clone(), Spent::Now(3))], 0).await.unwrap();
     limiter.seed(&[Seed { window: buckets[1].clone(), spent: vec![] }], true).await.unwrap();
     crate::ledger::conformance(&RedisLedger::new(client.clone(), DAY)).await;
     let fleet = RedisFleet::new(client.clone());

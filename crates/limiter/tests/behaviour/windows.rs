@@ -248,6 +248,27 @@ fn the_state_is_lost_and_told_again() {
     assert!(tell(&mut one.state, &bucket, false, one.now).is_err());
 }
 
+/// Whoever remembers may tell it any moment: nobody waits for as long as it would stay closed otherwise.
+#[test]
+fn what_is_lost_is_asked_about_again_soon() {
+    let (minute, day) = (window("q", MINUTE, 100, 0), window("r", 1_440 * MINUTE, 1_000, 0));
+    let mut one = One::new(vec![minute.clone(), day.clone()]);
+    let known = one.ask(Class::Normal, &[1]).epoch_us;
+    one = One { state: State::new(), epoch_us: known, ..one };
+    let again = |one: &mut One| {
+        let denied = one.ask(Class::Normal, &[1]).lanes[0].denied.unwrap();
+        assert_eq!((denied.why, denied.bucket), (Why::Quota, 2));
+        denied.retry_at_us - one.now
+    };
+    assert_eq!(again(&mut one), 1_000_000, "they come back just now");
+    one.now += 15_000_000;
+    assert_eq!(again(&mut one), 15_000_000, "they may still");
+    // Told, and spent: nothing is to be had before it is over.
+    let seed = |window: &BucketSpec, cost| Seed { window: window.clone(), spent: vec![(one.now, cost)] };
+    tell(&mut one.state, &[seed(&minute, 1), seed(&day, 1_000)], false, one.now).unwrap();
+    assert!(again(&mut one) > 1_000 * MINUTE);
+}
+
 /// Windows by key: the same quota at another length is another window.
 #[test]
 fn a_window_of_another_length_under_the_same_key_counts_as_spent() {
