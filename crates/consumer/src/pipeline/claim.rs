@@ -1,6 +1,6 @@
 //! From the grant's date to the call: what still stands against it, and the claim.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use paceline_broker::Purpose;
 use paceline_core::{
@@ -12,9 +12,9 @@ use paceline_limiter::ledger::{Claim, Claimed, LedgerError, Recorded};
 use tokio::time::sleep;
 
 use super::{
-    Grant, bury,
+    Grant, UNKNOWN, bury,
     finish::{bury_recipients, part, without},
-    finish_dead, pass_on, retry,
+    finish_dead, give_up_here, pass_on, retry,
 };
 use crate::{
     context::{Context, Present},
@@ -42,7 +42,7 @@ pub(super) struct Ready {
 
 /// Why there is no call now.
 pub(super) enum Out {
-    Expired,
+    Over(Reason),
     Cancelled,
     /// It was valid when it came; only a change of the size limit could bring this about.
     Invalid(InvalidMessage),
@@ -62,8 +62,8 @@ pub(super) enum Out {
 /// Claims the message's next attempt, unless something stands against the call.
 pub(super) async fn claim(cx: &Arc<Context>, mut turn: Turn) -> Result<Ready, Box<(Turn, Out)>> {
     let out = |turn, out| Err(Box::new((turn, out)));
-    if turn.item.expired(cx.now()) {
-        return out(turn, Out::Expired);
+    if let Some(reason) = turn.item.over(cx.now()) {
+        return out(turn, Out::Over(reason));
     }
     let message = match turn.item.message(cx.settings.max_message_bytes) {
         Ok(message) => message,
@@ -128,7 +128,7 @@ impl Ready {
 pub(super) async fn leave(cx: Arc<Context>, turn: Turn, out: Out) {
     let Turn { mut item, present, .. } = turn;
     match out {
-        Out::Expired => bury(&cx, item, Reason::Expired).await,
+        Out::Over(reason) => give_up_here(&cx, item, reason).await,
         Out::Cancelled => bury(&cx, item, Reason::Cancelled).await,
         Out::Invalid(problem) => {
             let letter = dead::invalid(&item.journey, Some(&item.id), &problem, cx.now());
@@ -144,7 +144,7 @@ pub(super) async fn leave(cx: Arc<Context>, turn: Turn, out: Out) {
         Out::NotGranted(claim, answer) => not_granted(&cx, item, claim, answer).await,
         Out::Unknown(error) => {
             tracing::warn!(%error, "ledger: no claim, so no call; trying again");
-            sleep(Duration::from_millis(200)).await;
+            sleep(UNKNOWN).await;
             cx.give_back(item);
         }
         Out::Suppressed(held_back, claim) => {
@@ -183,6 +183,7 @@ pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Item, claim: Claim,
                 class: item.lane.class,
                 recipients: item.recipients,
                 resend_uncertain: resend,
+                born: item.end.born,
                 started_at: now,
                 now,
                 jitter: cx.world.chance(),

@@ -44,6 +44,7 @@ pub(super) async fn finish(cx: &Arc<Context>, ready: Ready, outcome: Outcome, ca
         class: item.lane.class,
         recipients: message.recipient_count(),
         resend_uncertain: known || item.lane.class.resends_uncertain(),
+        born: item.end.born,
         started_at: call.started_at,
         now: cx.now(),
         jitter: cx.world.chance(),
@@ -201,6 +202,7 @@ pub(super) async fn part(cx: &Arc<Context>, mut item: Item, message: &mut Messag
         body: &body,
         properties: &item.properties,
         journey: &item.journey,
+        end: item.end.at,
         purpose: Purpose::Retry,
     };
     cx.settler.onward(onward, cx.now(), item.settle).await;
