@@ -1,5 +1,6 @@
 //! The engine: the one task that holds all waiting messages, asks the limiter, and sets granted ones going.
 
+mod over;
 mod room;
 
 use std::{
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use paceline_core::{CancelSet, InvalidMessage, Reason, Timestamp};
+use paceline_core::{CancelSet, InvalidMessage, Timestamp};
 use paceline_limiter::{
     BucketSpec, Kind, Limiter, LimiterError, Reply, Why,
     clock::ServerClock,
@@ -20,6 +21,7 @@ use tokio::{
     time::{Instant, interval, sleep, sleep_until},
 };
 
+use self::over::earliest;
 use crate::{
     context::Context,
     dead,
@@ -101,8 +103,8 @@ pub(crate) struct Engine {
     registered: bool,
     /// The limiter said that its past is lost.
     past_lost: bool,
-    /// When the first of the mail held for each lane expires, or earlier.
-    expiries: Vec<Option<Timestamp>>,
+    /// When the time of the first of the mail held for each lane is over, or earlier.
+    ends: Vec<Option<Timestamp>>,
     cancels: watch::Receiver<Arc<CancelSet>>,
     view: View,
 }
@@ -131,7 +133,7 @@ impl Engine {
             told: None,
             registered: false,
             past_lost: false,
-            expiries: Vec::new(),
+            ends: Vec::new(),
             cancels,
             view: View::default(),
         }
@@ -282,7 +284,7 @@ impl Engine {
                 self.lanes.push(handle);
                 self.pinned.push(false);
                 self.lost.push(0);
-                self.expiries.push(None);
+                self.ends.push(None);
                 self.resting.push(None);
             }
             Input::Ready(mut item) | Input::Back(mut item) => {
@@ -292,7 +294,6 @@ impl Engine {
                 if let Some(account) = item.refused_by.take() {
                     self.route(&mut item, Some(account));
                 }
-                earliest(&mut self.expiries[item.origin.lane], item.expires_at);
                 self.wait(item);
             }
             Input::Lost { lane, epoch } => {
@@ -341,6 +342,7 @@ impl Engine {
             self.cx.tasks.spawn(async move { pipeline::finish_dead(&cx, item, letter).await });
             return;
         }
+        earliest(&mut self.ends[item.origin.lane], item.end.at);
         self.pinned[item.origin.lane] |= item.pinned && item.flow.is_none() && self.cx.settings.accounts.len() > 1;
         let (turn, label) = item.turn();
         let head = Head {
@@ -366,6 +368,7 @@ impl Engine {
         }
         (item.buckets, item.cost) = charges;
         item.suit_its_flow();
+        item.end = item.end.under(self.limits.max_age(item.lane.class));
         item.limits = self.limits.version;
         Ok(())
     }
@@ -411,8 +414,9 @@ impl Engine {
         }
         // It was valid when it came; what has changed since is found out at its turn.
         let Ok(message) = item.message(self.cx.settings.max_message_bytes) else { return };
-        let (account, (buckets, cost), version) = self.routing.choose(&others, &message, item.lane.class, self.now_us());
-        (item.account, item.buckets, item.cost, item.limits) = (account, buckets, cost, version);
+        let (account, (buckets, cost), limits) = self.routing.choose(&others, &message, item.lane.class, self.now_us());
+        (item.account, item.buckets, item.cost, item.limits) = (account, buckets, cost, limits.version);
+        item.end = item.end.under(limits.max_age(item.lane.class));
         item.suit_its_flow();
         item.keep(message);
     }
@@ -489,46 +493,9 @@ impl Engine {
         self.cx.slots.wanted((ended - before) as usize)
     }
 
-    /// Gives up on what has expired while it waited, without a grant.
-    fn expire(&mut self) {
-        let now = self.cx.now();
-        for (lane, expiry) in self.lanes.iter().zip(&mut self.expiries) {
-            if expiry.is_none_or(|at| at > now) {
-                continue;
-            }
-            *expiry = None;
-            let expired = self.pacer.take_where(&lane.key, |item, _| {
-                let expired = item.expired(now);
-                if !expired {
-                    earliest(expiry, item.expires_at);
-                }
-                expired
-            });
-            for item in expired {
-                let cx = self.cx.clone();
-                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, Reason::Expired).await });
-            }
-        }
-    }
-
-    /// Gives up on what waits here and was cancelled, as soon as the orders have changed.
-    fn cancel(&mut self) {
-        if !self.cancels.has_changed().unwrap_or(false) {
-            return;
-        }
-        let (orders, now) = (self.cancels.borrow_and_update().clone(), self.cx.now());
-        let max_bytes = self.cx.settings.max_message_bytes;
-        for lane in self.lanes.iter() {
-            for item in self.pacer.take_where(&lane.key, |item, _| item.cancelled(&orders, max_bytes, now)) {
-                let cx = self.cx.clone();
-                self.cx.tasks.spawn(async move { pipeline::bury(&cx, item, Reason::Cancelled).await });
-            }
-        }
-    }
-
     /// Now and then: lanes that cannot move for long go to rest.
     fn tick(&mut self) {
-        self.expire();
+        self.give_up();
         self.cancel();
         self.route_away();
         if !self.stopped {
@@ -581,11 +548,4 @@ impl Engine {
             now_us,
         });
     }
-}
-
-fn earliest(known: &mut Option<Timestamp>, other: Option<Timestamp>) {
-    *known = match (*known, other) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    };
 }

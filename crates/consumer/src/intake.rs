@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     flows::Labels,
-    item::{Item, KEEP_PARSED, Origin},
+    item::{End, Item, KEEP_PARSED, Origin},
     lane::LaneHandle,
     limits,
     routing::{Charges, Routing},
@@ -28,8 +28,10 @@ pub(crate) enum Verdict {
     NotYet(Box<Item>),
     /// In the wrong queue.
     Reroute(Box<Item>),
-    /// Given up on before any call.
-    Dead(Box<Item>, Reason),
+    /// Its time is over.
+    Over(Box<Item>, Reason),
+    /// An operator has ordered not to send it.
+    Cancelled(Box<Item>),
     /// None of its recipients may be mailed.
     Suppressed(Box<Item>),
     /// Not a message.
@@ -71,25 +73,26 @@ impl Intake {
             Ok(choices) => choices,
             Err(problem) => return Verdict::Invalid(delivery, journey, problem, Some(message.id)),
         };
-        let (account, charges, version) = self.routing.choose(&choices, &message, classified.class, limiter_now_us);
+        let (account, charges, limits) = self.routing.choose(&choices, &message, classified.class, limiter_now_us);
         let tenant = message.tenant.as_deref().map(|tenant| self.labels.of_tenant(tenant));
         if let Some(quota) = limits::too_large_for(&charges) {
             let problem = format!("more recipients than the quota {quota} ever allows");
             return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem), Some(message.id));
         }
         let suppressed = self.suppressions.borrow().holds_back_all(&message, classified.lane.class, now);
-        let turn = classified.spread.filter(|_| journey.attempts == 0).map(|s| turn_within(s, &message, &journey));
+        let end = End::of(&message, &journey, limits.max_age(classified.lane.class));
+        let turn = classified.spread.filter(|_| journey.attempts == 0).map(|s| turn_within(s, &message.id, &journey, end));
         let not_before = journey.not_before.max(message.not_before).max(turn);
-        let mut item = self.item(delivery, origin, classified.lane, journey, (choices, account, charges), message);
-        item.limits = version;
+        let mut item = self.item(delivery, origin, classified.lane, (journey, end), (choices, account, charges), message);
+        item.limits = limits.version;
         item.tenant = tenant;
         item.flow.clone_from(&from.flow);
         item.suit_its_flow();
-        if item.expired(now) {
-            return Verdict::Dead(item, Reason::Expired);
+        if let Some(reason) = item.over(now) {
+            return Verdict::Over(item, reason);
         }
         if item.cancelled(&self.cancels.borrow(), self.max_message_bytes, now) {
-            return Verdict::Dead(item, Reason::Cancelled);
+            return Verdict::Cancelled(item);
         }
         // Without waiting for a turn, and without taking one from mail that goes out.
         if suppressed {
@@ -101,7 +104,8 @@ impl Intake {
         match not_before {
             Some(due) if due > now => {
                 item.journey.not_before = Some(due);
-                if due.since(now) > HOLD_MAX { Verdict::NotYet(item) } else { Verdict::Soon(item, due) }
+                let look = due.min(item.end.at);
+                if look.since(now) > HOLD_MAX { Verdict::NotYet(item) } else { Verdict::Soon(item, look) }
             }
             _ => Verdict::Ready(item),
         }
@@ -112,7 +116,7 @@ impl Intake {
         delivery: Delivery,
         origin: Origin,
         lane: Lane,
-        journey: Journey,
+        (journey, end): (Journey, End),
         (choices, account, (buckets, cost)): (Arc<[usize]>, usize, Charges),
         message: Message,
     ) -> Box<Item> {
@@ -126,7 +130,7 @@ impl Intake {
             domain,
             digest: journey.digest.unwrap_or_else(|| xxh3_64(&delivery.body)),
             journey,
-            expires_at: message.expires_at,
+            end,
             choices,
             account,
             refused_by: None,
@@ -146,12 +150,12 @@ impl Intake {
     }
 }
 
-/// When a message goes whose stream is spread: anywhere in that time, always the same, and not as late as it expires.
-fn turn_within(spread: Duration, message: &Message, journey: &Journey) -> Timestamp {
+/// When a message goes whose stream is spread: anywhere in that time, always the same, and not as late as its time is over.
+fn turn_within(spread: Duration, id: &str, journey: &Journey, end: End) -> Timestamp {
     let arrived = journey.enqueued_at;
-    let life = message.expires_at.map(|end| end.since(arrived).mul_f64(0.9));
-    let place = xxh3_64(message.id.as_bytes()) as f64 / u64::MAX as f64;
-    arrived + life.map_or(spread, |life| spread.min(life)).mul_f64(place.min(1.0))
+    let life = end.at.since(arrived).mul_f64(0.9);
+    let place = xxh3_64(id.as_bytes()) as f64 / u64::MAX as f64;
+    arrived + spread.min(life).mul_f64(place.min(1.0))
 }
 
 /// The journey so far, from the travelling headers.
@@ -170,17 +174,19 @@ mod tests {
     fn a_spread_stream_goes_evenly_over_its_time() {
         let arrived = Timestamp::from_secs(1_800_000_000);
         let journey = Journey::starting(arrived);
-        let turn = |id: usize, extra: &str| {
+        let turn = |id: usize, extra: &str, max_age_s| {
             let body = format!(r#"{{"id":"campaign-{id}","from":"a@b.org","to":["u@gmail.com"],"text":"x"{extra}}}"#);
             let message = Message::parse(body.as_bytes(), None, 10_000).unwrap();
-            turn_within(Duration::from_secs(1_000), &message, &journey).since(arrived).as_millis()
+            let end = End::of(&message, &journey, Duration::from_secs(max_age_s));
+            turn_within(Duration::from_secs(1_000), &message.id, &journey, end).since(arrived).as_millis()
         };
         let mut by_tenth = [0; 10];
-        (0..10_000).for_each(|id| by_tenth[(turn(id, "") / 100_001) as usize] += 1);
+        (0..10_000).for_each(|id| by_tenth[(turn(id, "", 10_000) / 100_001) as usize] += 1);
         assert!(by_tenth.iter().all(|n| (900..1_100).contains(n)), "{by_tenth:?}");
-        assert_eq!(turn(7, ""), turn(7, ""));
+        assert_eq!(turn(7, "", 10_000), turn(7, "", 10_000));
         // 100 s after it arrived.
         let expires = r#","expires_at":"2027-01-15T08:01:40Z""#;
-        assert!((0..1_000).all(|id| turn(id, expires) <= 90_000));
+        assert!((0..1_000).all(|id| turn(id, expires, 10_000) <= 90_000));
+        assert!((0..1_000).all(|id| turn(id, "", 200) <= 180_000), "nor as late as it is too old");
     }
 }

@@ -1,10 +1,10 @@
 //! A message in this worker's hands.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use paceline_broker::{Properties, Settle};
-use paceline_core::{CancelSet, Domain, InvalidMessage, Journey, Lane, Message, Timestamp};
+use paceline_core::{CancelSet, Domain, InvalidMessage, Journey, Lane, Message, Reason, Timestamp};
 use paceline_limiter::{BucketSpec, Cost};
 
 use crate::{
@@ -24,6 +24,29 @@ pub(crate) struct Origin {
     pub(crate) seq: u64,
 }
 
+/// When a message is given up on that still waits then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// What its age is counted from.
+    pub(crate) born: Timestamp,
+    expires_at: Option<Timestamp>,
+    pub(crate) at: Timestamp,
+}
+
+impl End {
+    /// Mail for later is new when its time has come.
+    pub(crate) fn of(message: &Message, journey: &Journey, max_age: Duration) -> End {
+        let born = message.not_before.map_or(journey.enqueued_at, |at| at.max(journey.enqueued_at));
+        End { born, expires_at: message.expires_at, at: born }.under(max_age)
+    }
+
+    /// The same where mail may become so old, and no older.
+    pub(crate) fn under(self, max_age: Duration) -> End {
+        let old = self.born + max_age;
+        End { at: self.expires_at.map_or(old, |at| at.min(old)), ..self }
+    }
+}
+
 /// A valid message that waits for its grant or is being sent.
 pub(crate) struct Item {
     pub(crate) origin: Origin,
@@ -39,7 +62,7 @@ pub(crate) struct Item {
     pub(crate) journey: Journey,
     /// Of the body as the producer published it.
     pub(crate) digest: u64,
-    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) end: End,
     /// Accounts that may send it, the preferred one first.
     pub(crate) choices: Arc<[usize]>,
     pub(crate) account: usize,
@@ -120,9 +143,11 @@ impl Item {
         }
     }
 
-    /// Whether its time is over.
-    pub(crate) fn expired(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
+    /// Why it is given up on, where its time is over.
+    pub(crate) fn over(&self, now: Timestamp) -> Option<Reason> {
+        // Whatever has become of it, a replay of expired mail sends nothing.
+        let reason = || if self.end.expires_at == Some(self.end.at) { Reason::Expired } else { self.journey.too_old() };
+        (self.end.at <= now).then(reason)
     }
 }
 

@@ -375,14 +375,18 @@ impl LaneTask {
                 let (cx, wait) = (cx.clone(), due.since(cx.now()));
                 self.spawn(async move {
                     sleep(wait).await;
-                    cx.to_engine(Input::Ready(item));
+                    match item.over(cx.now()) {
+                        Some(reason) => pipeline::give_up(cx, item, reason).await,
+                        None => cx.to_engine(Input::Ready(item)),
+                    }
                 });
             }
             Verdict::NotYet(item) => self.pass_on(item, Purpose::Delay),
             Verdict::Reroute(item) => self.pass_on(item, Purpose::Reroute),
-            Verdict::Dead(item, reason) => {
+            Verdict::Over(item, reason) => self.spawn(pipeline::give_up(cx, item, reason)),
+            Verdict::Cancelled(item) => {
                 let cx = cx.clone();
-                self.spawn(async move { pipeline::bury(&cx, item, reason).await });
+                self.spawn(async move { pipeline::bury(&cx, item, Reason::Cancelled).await });
             }
             Verdict::Suppressed(item) => {
                 let cx = cx.clone();

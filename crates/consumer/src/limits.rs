@@ -5,7 +5,7 @@ mod rates;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use paceline_classifier::Classifier;
-use paceline_core::{Class, EmailAddress, Message, Rate, lane::TAIL};
+use paceline_core::{Class, EmailAddress, Message, Policy, Rate, lane::TAIL};
 use paceline_limiter::{BucketSpec, Cost, Kind, pacer::Group};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -24,6 +24,7 @@ pub(crate) struct Limits {
     pub(crate) digest: Arc<str>,
     /// The rates among them that operators have set.
     pub(crate) rates: Rates,
+    policy: Policy,
     accounts: Vec<PerAccount>,
     /// Over all accounts, by destination.
     fleet: HashMap<Arc<str>, BucketSpec>,
@@ -96,6 +97,7 @@ impl Limits {
             version,
             digest: generation::digest(settings, rates),
             rates: rates.clone(),
+            policy: settings.policy.clone(),
             accounts,
             fleet,
             tenants: named("tenant", &settings.tenants),
@@ -142,6 +144,11 @@ impl Limits {
             }
         }
         charges.done()
+    }
+
+    /// How old mail of a class may become: that, too, ends what waits here, and changes with the limits.
+    pub(crate) fn max_age(&self, class: Class) -> Duration {
+        self.policy.of(class).max_age
     }
 
     /// The limits of an account's own that all its mail to a destination meets.

@@ -67,13 +67,19 @@ impl Routing {
         })
     }
 
-    /// The first of `choices` that is open, else the first; what the message meets there; and the version of those limits.
-    pub(crate) fn choose(&self, choices: &[usize], message: &Message, class: Class, now_us: u64) -> (usize, Charges, u64) {
+    /// The first of `choices` that is open, else the first; what the message meets there; and the limits that say so.
+    pub(crate) fn choose(
+        &self,
+        choices: &[usize],
+        message: &Message,
+        class: Class,
+        now_us: u64,
+    ) -> (usize, Charges, Arc<Limits>) {
         let limits = self.limits.borrow().clone();
         let charges = |account: usize| limits.of(account, message, &self.classifier);
         let preferred = choices.first().copied().unwrap_or(0);
         if choices.len() < 2 {
-            return (preferred, charges(preferred), limits.version);
+            return (preferred, charges(preferred), limits);
         }
         let standing = self.standing.borrow().clone();
         let mut fallback = None;
@@ -83,12 +89,12 @@ impl Routing {
                 continue;
             }
             if self.is_open(&standing, &charges.0, class, now_us) {
-                return (account, charges, limits.version);
+                return (account, charges, limits);
             }
             fallback.get_or_insert((account, charges));
         }
         let (account, charges) = fallback.unwrap_or_else(|| (preferred, charges(preferred)));
-        (account, charges, limits.version)
+        (account, charges, limits)
     }
 
     /// Accounts that would take mail of a lane now, by position; one that is being probed counts as closed.

@@ -25,15 +25,16 @@ pub(crate) struct Onward<'a> {
     pub(crate) body: &'a Bytes,
     pub(crate) properties: &'a Properties,
     pub(crate) journey: &'a Journey,
+    /// When its time is over.
+    pub(crate) end: Timestamp,
     pub(crate) purpose: Purpose,
 }
 
 impl Settler {
     /// Publishes onward, then acknowledges.
     pub(crate) async fn onward(&self, onward: Onward<'_>, now: Timestamp, settle: Settle) {
-        let Onward { key, body, properties, journey, purpose } = onward;
-        let wait = journey.not_before.map_or(Duration::ZERO, |at| at.since(now));
-        let to = rung_s(wait).map_or(Route::Lanes, |rung_s| Route::Delay { rung_s });
+        let Onward { key, body, properties, journey, end, purpose } = onward;
+        let to = rung_s(ladder(journey, end, now)).map_or(Route::Lanes, |rung_s| Route::Delay { rung_s });
         let properties = Properties { headers: travelling(&properties.headers, journey), ..properties.clone() };
         if self.publish(Outgoing { to, key, body: body.clone(), properties, purpose }).await {
             settle.ack();
@@ -77,6 +78,13 @@ impl Settler {
     }
 }
 
+/// How long it stays on the ladder: until it is due, but no longer than until its time is over, when it is given up on.
+/// What is over already waits for a claim that somebody else holds.
+fn ladder(journey: &Journey, end: Timestamp, now: Timestamp) -> Duration {
+    let due = journey.not_before.map(|at| if end > now { at.min(end) } else { at });
+    due.map_or(Duration::ZERO, |at| at.since(now))
+}
+
 /// The producer's own headers and the journey's; nothing the broker added.
 fn travelling(headers: &Headers, journey: &Journey) -> Headers {
     let mut out: Headers = headers
@@ -91,6 +99,15 @@ fn travelling(headers: &Headers, journey: &Journey) -> Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_stays_on_the_ladder_past_its_end() {
+        let at = |s: i64| Timestamp::from_secs(1_000 + s);
+        for (due, end, wait_s) in [(None, 9, 0), (Some(5), 9, 5), (Some(50), 9, 9), (Some(5), 0, 5), (Some(-1), 9, 0)] {
+            let journey = Journey { not_before: due.map(at), ..Journey::starting(at(0)) };
+            assert_eq!(ladder(&journey, at(end), at(0)), Duration::from_secs(wait_s), "{due:?} {end}");
+        }
+    }
 
     #[test]
     fn the_producers_headers_travel_and_traces_do_not() {

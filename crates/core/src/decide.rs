@@ -54,6 +54,8 @@ pub struct Attempt {
     pub recipients: usize,
     /// Whether an uncertain attempt may be repeated: the provider honours idempotency keys, or the class says so.
     pub resend_uncertain: bool,
+    /// What its age is counted from: when it was published, or due where it was for later.
+    pub born: Timestamp,
     /// When the call began.
     pub started_at: Timestamp,
     /// Now.
@@ -69,13 +71,13 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
     if let Outcome::Divided { each, .. } = outcome {
         return divided::decide_each(attempt, journey, each, policy);
     }
-    let Attempt { class, now, jitter, .. } = *attempt;
+    let Attempt { class, born, now, jitter, .. } = *attempt;
     let policy = policy.of(class);
     journey.attempts += 1;
     journey.first_attempt_at.get_or_insert(attempt.started_at);
     journey.not_before = None;
-    if let Some(answer) = outcome.answer() {
-        journey.last_error = Some(LastError::from(answer));
+    if let Some(error) = last_error(outcome) {
+        journey.last_error = Some(error);
     }
     let wait = match outcome {
         Outcome::Accepted { refused, .. } => {
@@ -97,7 +99,7 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
             };
         }
         Outcome::Rejected { what: Rejected::Account, .. } => {
-            return if now.since(journey.enqueued_at) >= policy.max_age {
+            return if now.since(born) >= policy.max_age {
                 Disposition::DeadLetter { reason: Reason::RejectedAccount }
             } else {
                 Disposition::Elsewhere
@@ -139,11 +141,20 @@ pub fn decide(attempt: &Attempt, journey: &mut Journey, outcome: &Outcome, polic
         }
     };
     let at = now + wait;
-    if at.since(journey.enqueued_at) >= policy.max_age {
-        return Disposition::DeadLetter { reason: Reason::MaxAgeExceeded };
+    if at.since(born) >= policy.max_age {
+        return Disposition::DeadLetter { reason: journey.too_old() };
     }
     journey.not_before = Some(at);
     Disposition::Retry { at }
+}
+
+fn last_error(outcome: &Outcome) -> Option<LastError> {
+    let at_end = match outcome {
+        Outcome::Rejected { what: Rejected::Account, .. } => Some(Reason::RejectedAccount),
+        Outcome::Uncertain { .. } => Some(Reason::Uncertain),
+        _ => None,
+    };
+    Some(LastError { at_end, ..LastError::from(outcome.answer()?) })
 }
 
 /// The longer of the two; what the provider asked for gets up to a quarter more, so that not all come back at once.
@@ -169,11 +180,13 @@ mod tests {
     }
 
     fn attempt(class: Class, now: Timestamp) -> Attempt {
-        Attempt { class, recipients: 2, resend_uncertain: class <= Class::High, started_at: now, now, jitter: 0.0 }
+        let resend_uncertain = class <= Class::High;
+        Attempt { class, recipients: 2, resend_uncertain, born: T0, started_at: now, now, jitter: 0.0 }
     }
 
     fn run(class: Class, outcome: &Outcome, journey: &mut Journey) -> Disposition {
-        decide(&attempt(class, T0), journey, outcome, &Policy::default())
+        let attempt = Attempt { born: journey.enqueued_at, ..attempt(class, T0) };
+        decide(&attempt, journey, outcome, &Policy::default())
     }
 
     fn in_s(s: u64) -> Disposition {
@@ -279,8 +292,29 @@ mod tests {
     fn age_ends_it_whatever_the_outcome() {
         let old = T0 - Duration::from_secs(25 * 3600);
         let refused = Outcome::Rejected { what: Rejected::Account, answer: answer(401) };
-        for (outcome, reason) in [(temporary(None), Reason::MaxAgeExceeded), (refused, Reason::RejectedAccount)] {
-            assert_eq!(run(Class::Normal, &outcome, &mut Journey::starting(old)), Disposition::DeadLetter { reason });
+        // Not merely old: it may have been sent.
+        let lost = Outcome::Uncertain { answer: answer(0) };
+        for (outcome, reason) in [
+            (temporary(None), Reason::MaxAgeExceeded),
+            (refused.clone(), Reason::RejectedAccount),
+            (lost.clone(), Reason::Uncertain),
+        ] {
+            assert_eq!(run(Class::High, &outcome, &mut Journey::starting(old)), Disposition::DeadLetter { reason });
         }
+        // Nor is what becomes too old while it waits after that, until something else is said.
+        let mut journey = Journey::starting(T0);
+        for (outcome, reason) in
+            [(refused, Reason::RejectedAccount), (temporary(None), Reason::MaxAgeExceeded), (lost, Reason::Uncertain)]
+        {
+            run(Class::High, &outcome, &mut journey);
+            assert_eq!(journey.too_old(), reason);
+        }
+    }
+
+    #[test]
+    fn mail_for_later_is_new_when_its_time_has_come() {
+        let mut journey = Journey::starting(T0 - Duration::from_secs(25 * 3600));
+        let attempt = attempt(Class::Normal, T0);
+        assert_eq!(decide(&attempt, &mut journey, &temporary(None), &Policy::default()), in_s(60));
     }
 }

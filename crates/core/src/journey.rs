@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ProviderAnswer, Suppress, Timestamp};
+use crate::{ProviderAnswer, Reason, Suppress, Timestamp};
 
 /// Header names, as in the contract.
 pub mod header {
@@ -28,11 +28,15 @@ pub struct LastError {
     pub message: String,
     #[serde(default, skip_serializing_if = "Suppress::is_no")]
     pub suppress: Suppress,
+    /// Why the message is given up on where it becomes too old after this, if it says more than its age does: the account
+    /// was refused, or nobody knows whether the message was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_end: Option<Reason>,
 }
 
 impl From<&ProviderAnswer> for LastError {
     fn from(a: &ProviderAnswer) -> LastError {
-        LastError { code: a.code.clone(), status: a.status, message: a.message.clone(), suppress: a.suppress }
+        LastError { code: a.code.clone(), status: a.status, message: a.message.clone(), suppress: a.suppress, at_end: None }
     }
 }
 
@@ -71,6 +75,13 @@ impl Journey {
             digest: None,
             account: None,
         }
+    }
+
+    /// Why it is given up on where it is too old.
+    pub fn too_old(&self) -> Reason {
+        let said = self.last_error.as_ref().and_then(|e| e.at_end);
+        // The headers come from outside.
+        said.filter(|reason| matches!(reason, Reason::RejectedAccount | Reason::Uncertain)).unwrap_or(Reason::MaxAgeExceeded)
     }
 
     /// Reads the travelling headers through `text` (a header's value as text, numbers included).
@@ -133,6 +144,7 @@ mod tests {
                 status: Some(504),
                 message: "ä".into(),
                 suppress: Suppress::AfterRepeats,
+                at_end: Some(Reason::Uncertain),
             }),
             replay: Some("r1".into()),
             digest: Some(7),

@@ -13,7 +13,7 @@ pub struct RetryPolicy {
     pub base: Duration,
     /// Longest gap before jitter.
     pub max: Duration,
-    /// Age past which nothing is tried any more.
+    /// Age past which nothing is tried any more and nothing waits.
     pub max_age: Duration,
 }
 

@@ -199,6 +199,11 @@ impl Mail {
         self.buried || (self.got | self.gone).count_ones() >= recipients
     }
 
+    /// How old it was when it was first sent; 0 where it was not.
+    pub(crate) fn age_us(&self) -> u64 {
+        self.sent_us.saturating_sub(self.submitted_us)
+    }
+
     /// Sent more often than once.
     pub(crate) fn is_doubled(&self) -> bool {
         self.accepted > 1

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use paceline_broker::{Broker, Outgoing, Properties, Purpose, Route, memory::MemoryBroker};
-use paceline_core::Domain;
+use paceline_core::{Domain, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -68,12 +68,15 @@ impl Producer {
                 body[name] = Value::from(value.as_str());
             }
         }
-        lock(&self.shared.book).loads[self.index].mail.push(Mail::submitted(self.shared.clock.now_us()));
+        let now_us = self.shared.clock.now_us();
+        lock(&self.shared.book).loads[self.index].mail.push(Mail::submitted(now_us));
+        // By which its age is known, wherever it waits.
+        let timestamp = Some(Timestamp::from_micros(now_us as i64));
         let message = Outgoing {
             to: Route::Producers,
             key: format!("{}.{domain}", load.class),
             body: Bytes::from(body.to_string()),
-            properties: Properties { message_id: Some(id), ..Properties::default() },
+            properties: Properties { message_id: Some(id), timestamp, ..Properties::default() },
             purpose: Purpose::Submit,
         };
         // The producers' exchange refuses nothing, and their connection is never lost here; if it were, the message would

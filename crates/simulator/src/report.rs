@@ -7,7 +7,7 @@ use std::{
 };
 
 use paceline_broker::memory::Traffic;
-use paceline_core::Class;
+use paceline_core::{Class, Policy};
 use serde::Serialize;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     fleet::Calls,
     grants::Use,
     scenario::{Expect, Scenario},
+    worker::policy,
 };
 
 /// A run in figures. Spans are in seconds of simulated time.
@@ -63,6 +64,8 @@ pub struct Messages {
     pub wrongly_doubled: usize,
     /// Both sent and given up, without a lost result that explains it.
     pub contradicted: usize,
+    /// Sent when they were older than they may become.
+    pub too_late: usize,
 }
 
 /// Of one class or load.
@@ -201,7 +204,7 @@ pub(crate) struct Facts<'a> {
 
 pub(crate) fn of(facts: Facts<'_>) -> Report {
     let Facts { scenario, book, grants, most_under_way, calls, limiter_calls, traffic, buried, waiting, crashes, took } = facts;
-    let messages = messages(book, &waiting);
+    let messages = messages(book, &waiting, &policy(&scenario.retry));
     let recipients: u64 = book.loads.iter().map(LoadBook::reached).sum();
     let classes = Class::ALL.iter().filter_map(|class| {
         let of_class: Vec<&LoadBook> = book.loads.iter().filter(|l| l.class == *class && !l.mail.is_empty()).collect();
@@ -261,6 +264,9 @@ pub(crate) fn of(facts: Facts<'_>) -> Report {
     report
 }
 
+/// From the last look at a message's age to its call, at most: the claim.
+const CLAIMED: Duration = Duration::from_millis(100);
+
 /// What must hold of every run, whatever the scenario.
 fn broken(report: &Report, strangers: u64) -> Vec<String> {
     let m = &report.messages;
@@ -268,15 +274,17 @@ fn broken(report: &Report, strangers: u64) -> Vec<String> {
         (m.lost as f64, "messages were lost"),
         (m.wrongly_doubled as f64, "messages were sent twice without a lost result, or under two keys"),
         (m.contradicted as f64, "messages were both sent and given up without a lost result"),
+        (m.too_late as f64, "messages were sent though they were too old"),
         (strangers as f64, "dead letters or publishes belong to no message"),
         (report.overshoot, "is the most by which a limit was exceeded, in recipients"),
     ];
     promises.iter().filter(|(n, _)| *n > 0.0).map(|(n, what)| format!("{n} {what}")).collect()
 }
 
-fn messages(book: &Book, waiting: &[String]) -> Messages {
+fn messages(book: &Book, waiting: &[String], policy: &Policy) -> Messages {
     let somewhere: HashSet<&str> = waiting.iter().map(String::as_str).collect();
     let all = || book.loads.iter().flat_map(|l| l.mail.iter().map(move |m| (l, m)));
+    let most_us = |class| (policy.of(class).max_age + CLAIMED).as_micros() as u64;
     let count = |what: &dyn Fn(&Mail) -> bool| all().filter(|(_, m)| what(m)).count();
     let mut dead: BTreeMap<&'static str, u64> = BTreeMap::new();
     for load in &book.loads {
@@ -297,6 +305,7 @@ fn messages(book: &Book, waiting: &[String]) -> Messages {
         doubled: count(&Mail::is_doubled),
         wrongly_doubled: count(&Mail::is_wrongly_doubled),
         contradicted: count(&Mail::is_contradicted),
+        too_late: all().filter(|(l, m)| m.age_us() > most_us(l.class)).count(),
     }
 }
 

@@ -119,7 +119,7 @@ fn limit(rate: Rate, burst: Option<u32>) -> Limit {
     Limit { rate, burst: burst.unwrap_or(rate.one_second()) }
 }
 
-fn policy(given: &scenario::Retry) -> Policy {
+pub(crate) fn policy(given: &scenario::Retry) -> Policy {
     let usual = Policy::default();
     Policy::new(Class::ALL.map(|class| {
         let d = usual.of(class);

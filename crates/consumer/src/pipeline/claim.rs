@@ -1,6 +1,6 @@
 //! From the grant's date to the call: what still stands against it, and the claim.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use paceline_broker::Purpose;
@@ -13,9 +13,9 @@ use paceline_limiter::ledger::{Claim, Claimed, LedgerError, Recorded};
 use tokio::time::sleep;
 
 use super::{
-    Grant, bury,
+    Grant, UNKNOWN, bury,
     finish::{bury_recipients, part, without},
-    finish_dead, pass_on, retry,
+    finish_dead, give_up_here, pass_on, retry,
 };
 use crate::{
     context::{Context, Present},
@@ -43,7 +43,7 @@ pub(super) struct Ready {
 
 /// Why there is no call now.
 pub(super) enum Out {
-    Expired,
+    Over(Reason),
     Cancelled,
     /// It was valid when it came; only a change of the size limit could bring this about.
     Invalid(InvalidMessage),
@@ -104,8 +104,8 @@ pub(super) async fn claim_all(cx: &Arc<Context>, turns: Vec<Turn>) -> Vec<Result
 /// Whether anything stands against the call before it is claimed.
 fn candidate(cx: &Arc<Context>, mut turn: Turn) -> Result<Candidate, Left> {
     let out = |turn, out| Err(Box::new((turn, out)));
-    if turn.item.expired(cx.now()) {
-        return out(turn, Out::Expired);
+    if let Some(reason) = turn.item.over(cx.now()) {
+        return out(turn, Out::Over(reason));
     }
     let message = match turn.item.message(cx.settings.max_message_bytes) {
         Ok(message) => message,
@@ -185,7 +185,7 @@ impl Ready {
 pub(super) async fn leave(cx: Arc<Context>, left: Left) {
     let (Turn { mut item, present, .. }, out) = *left;
     match out {
-        Out::Expired => bury(&cx, item, Reason::Expired).await,
+        Out::Over(reason) => give_up_here(&cx, item, reason).await,
         Out::Cancelled => bury(&cx, item, Reason::Cancelled).await,
         Out::Invalid(problem) => {
             let letter = dead::invalid(&item.journey, Some(&item.id), &problem, cx.now());
@@ -201,7 +201,7 @@ pub(super) async fn leave(cx: Arc<Context>, left: Left) {
         Out::NotGranted(claim, answer) => not_granted(&cx, item, claim, answer).await,
         Out::Unknown(error) => {
             tracing::warn!(%error, "ledger: no claim, so no call; trying again");
-            sleep(Duration::from_millis(200)).await;
+            sleep(UNKNOWN).await;
             cx.give_back(item);
         }
         Out::Suppressed(held_back, claim) => {
@@ -240,6 +240,7 @@ pub(crate) async fn not_granted(cx: &Arc<Context>, mut item: Box<Item>, claim: C
                 class: item.lane.class,
                 recipients: item.recipients,
                 resend_uncertain: resend,
+                born: item.end.born,
                 started_at: now,
                 now,
                 jitter: cx.world.chance(),

@@ -89,6 +89,7 @@ impl Decided {
             class: item.lane.class,
             recipients: message.recipient_count(),
             resend_uncertain: known || item.lane.class.resends_uncertain(),
+            born: item.end.born,
             started_at: call.started_at,
             now: cx.now(),
             jitter: cx.world.chance(),
@@ -268,6 +269,7 @@ pub(super) async fn part(cx: &Arc<Context>, mut item: Box<Item>, message: &mut M
         body: &body,
         properties: &item.properties,
         journey: &item.journey,
+        end: item.end.at,
         purpose: Purpose::Retry,
     };
     cx.settler.onward(onward, cx.now(), item.settle).await;

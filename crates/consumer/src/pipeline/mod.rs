@@ -13,7 +13,7 @@ use paceline_core::{
 };
 use paceline_limiter::{
     GRANT_LIFE_US,
-    ledger::{Claim, Recorded},
+    ledger::{Claim, Claimed, Recorded},
 };
 use paceline_provider::Attempt;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -30,6 +30,7 @@ use crate::{
     flows::Flow,
     item::Item,
     metrics::{AccountLabels, AttemptLabels},
+    note::Note,
     settle::Onward,
     slots::{Granted, Slot},
 };
@@ -53,6 +54,9 @@ pub(crate) const RECHECK: Duration = Duration::from_millis(500);
 
 /// A message whose flow could not be opened stays for so long before it is looked at again.
 const REOPEN: Duration = Duration::from_secs(1);
+
+/// Time between two tries of a ledger that does not answer.
+const UNKNOWN: Duration = Duration::from_millis(200);
 
 /// A claim outlives the longest call by this much.
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
@@ -103,15 +107,17 @@ pub(crate) async fn to_flow(cx: Arc<Context>, item: Box<Item>, flow: Arc<Flow>) 
         sleep(REOPEN).await;
         return cx.to_engine(Input::Ready(item));
     }
-    let Item { body, properties, journey, settle, .. } = *item;
+    let Item { body, properties, journey, settle, end, .. } = *item;
     let (body, properties, journey) = (&body, &properties, &journey);
-    let onward = Onward { key: flow.key(), body, properties, journey, purpose: Purpose::Flow };
+    let onward = Onward { key: flow.key(), body, properties, journey, end: end.at, purpose: Purpose::Flow };
     cx.settler.onward(onward, cx.now(), settle).await;
 }
 
 pub(crate) async fn pass_on(cx: &Context, item: Box<Item>, purpose: Purpose) {
-    let onward = Onward { key: item.key(), body: &item.body, properties: &item.properties, journey: &item.journey, purpose };
-    cx.settler.onward(onward, cx.now(), item.settle).await;
+    let key = item.key();
+    let Item { body, properties, journey, settle, end, .. } = *item;
+    let onward = Onward { key, body: &body, properties: &properties, journey: &journey, end: end.at, purpose };
+    cx.settler.onward(onward, cx.now(), settle).await;
 }
 
 /// Where no `to` is left, only copies: they are not what the message was for, but they were asked for. False where nobody
@@ -128,11 +134,44 @@ pub(crate) fn lead_with_a_copy(message: &mut Message) -> bool {
     true
 }
 
+/// Gives up a message whose time is over.
+pub(crate) async fn give_up(cx: Arc<Context>, item: Box<Item>, reason: Reason) {
+    let Some(_present) = cx.enter(&item.id) else {
+        sleep(RECHECK).await;
+        return cx.to_engine(Input::Ready(item));
+    };
+    give_up_here(&cx, item, reason).await;
+}
+
+/// Likewise, where nobody else in this worker handles it. Under a claim: what was sent already is never said to be too late.
+async fn give_up_here(cx: &Arc<Context>, item: Box<Item>, reason: Reason) {
+    let claim = cx.claim(&item);
+    let claimed = cx.ledger.claim(claim.clone()).await;
+    cx.note_limits(&claimed);
+    match claimed {
+        Ok(Claimed::Granted) => bury_claimed(cx, item, reason, Some(&claim)).await,
+        Ok(other) => not_granted(cx, item, claim, other).await,
+        Err(error) => {
+            // Hundreds may be over at once while the ledger is away; readiness tells of that.
+            tracing::debug!(%error, "ledger: no claim, so nothing is given up; trying again");
+            sleep(UNKNOWN).await;
+            cx.to_engine(Input::Ready(item));
+        }
+    }
+}
+
 /// Gives a message up without an attempt now.
-pub(crate) async fn bury(cx: &Context, mut item: Box<Item>, reason: Reason) {
+pub(crate) async fn bury(cx: &Context, item: Box<Item>, reason: Reason) {
+    bury_claimed(cx, item, reason, None).await;
+}
+
+async fn bury_claimed(cx: &Context, mut item: Box<Item>, reason: Reason, claim: Option<&Claim>) {
     let message = item.message(cx.settings.max_message_bytes).ok();
     let account = &cx.settings.accounts[item.account].name;
     let letter = dead::whole(&item, message.as_deref(), account, reason, cx.now());
+    if let Some(claim) = claim {
+        cx.record(claim, Recorded::Dead { note: Note::dead(&letter, &[]) }).await;
+    }
     if let Some(message) = &message {
         let kind = if reason == Reason::Cancelled { Kind::Cancelled } else { Kind::Dead };
         let event = cx.event(kind, &item, message);

@@ -1,6 +1,7 @@
 //! The pipeline over in-process ports: what becomes of messages, whatever the provider says and the broker does.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail anywhere")]
 
+mod ages;
 mod batched;
 mod directed;
 mod divided;

@@ -1,7 +1,7 @@
 //! An attempt whose recipients were answered differently.
 
-use super::{Attempt, Disposition, GivenUp, decide};
-use crate::{EmailAddress, Journey, LastError, Outcome, Policy, ProviderAnswer, Timestamp};
+use super::{Attempt, Disposition, GivenUp, decide, last_error};
+use crate::{EmailAddress, Journey, LastError, Outcome, Policy, ProviderAnswer, Reason, Timestamp};
 
 /// Decides for each recipient as if it were alone, with the history they share. Those that come back do so together: at the
 /// earliest of their times, so that nobody waits for another's full mailbox, but with the class's own gap where budget is
@@ -16,6 +16,7 @@ pub(super) fn decide_each(
     let (mut sent, mut dead): (Vec<EmailAddress>, Vec<GivenUp>) = (Vec::new(), Vec::new());
     let mut earliest: Option<Timestamp> = None;
     let mut words: Option<(u8, LastError)> = None;
+    let mut at_end: Option<Reason> = None;
     let alone = Attempt { recipients: 1, ..*attempt };
     journey.attempts += 1;
     journey.first_attempt_at.get_or_insert(attempt.started_at);
@@ -40,7 +41,11 @@ pub(super) fn decide_each(
         journey.failures = journey.failures.max(own.failures);
         // What is remembered is what they come back for; greylisting passes by itself.
         let rank = u8::from(matches!(outcome, Outcome::Greylisted { .. }));
-        if let Some(error) = outcome.answer().map(LastError::from)
+        let error = last_error(outcome);
+        // That one of them may have it outweighs what is known of the others.
+        let own_end = error.as_ref().and_then(|e| e.at_end);
+        at_end = own_end.filter(|reason| at_end.is_none() || *reason == Reason::Uncertain).or(at_end);
+        if let Some(error) = error
             && words.as_ref().is_none_or(|(other, _)| rank < *other)
         {
             words = Some((rank, error));
@@ -54,7 +59,7 @@ pub(super) fn decide_each(
             Disposition::Complete { refused: dead }
         };
     };
-    journey.last_error = words.map(|(_, error)| error).or(before.last_error);
+    journey.last_error = words.map(|(_, error)| LastError { at_end, ..error }).or(before.last_error);
     let gap = (journey.failures > before.failures).then(|| policy.of(attempt.class).gap(journey.failures, attempt.jitter));
     let at = gap.map_or(earliest, |gap| earliest.max(attempt.now + gap));
     journey.not_before = Some(at).filter(|at| *at > attempt.now);
@@ -102,6 +107,7 @@ mod tests {
             class,
             recipients: each.len(),
             resend_uncertain: class.resends_uncertain(),
+            born: journey.enqueued_at,
             started_at: T0,
             now: T0,
             jitter: 0.0,
@@ -160,5 +166,8 @@ mod tests {
         let mut old = Journey::starting(T0 - Duration::from_secs(25 * 3600));
         let got = run(Class::Normal, "sent later gone", &mut old);
         assert_eq!(got, "complete, dead later:max_age_exceeded gone:rejected_recipient");
+        let mut journey = Journey::starting(T0);
+        run(Class::High, "later lost grey", &mut journey);
+        assert_eq!((journey.too_old(), &*journey.last_error.unwrap().code), (Reason::Uncertain, "later"), "one may have it");
     }
 }
