@@ -62,7 +62,14 @@ impl Drop for Granted {
 pub(crate) struct Slot {
     _permits: [Option<OwnedSemaphorePermit>; 3],
     // Last: the place is free before it is counted so.
-    _granted: Granted,
+    granted: Granted,
+}
+
+impl Slot {
+    /// What gives the fleet's slots back, if it holds any: they stay taken when the place itself is free.
+    pub(crate) fn keep_lease(&mut self) -> Option<Lease> {
+        self.granted.lease.take()
+    }
 }
 
 impl Slots {
@@ -120,7 +127,7 @@ impl Slots {
             },
             Err(_) => self.all.clone().acquire_owned().await.ok(),
         };
-        Slot { _permits: [memory, account, place], _granted: granted }
+        Slot { _permits: [memory, account, place], granted }
     }
 
     /// Messages ended so far.
