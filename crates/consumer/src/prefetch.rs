@@ -6,7 +6,7 @@ pub(crate) const START: u16 = 1;
 pub(crate) const MOST: u16 = 600;
 /// Likewise in batches: what it moves in the tenth of a second from a delivery over a grant, the wait for others and the call
 /// to the acknowledgement.
-pub(crate) const MOST_TOGETHER: u16 = 2000;
+pub(crate) const MOST_TOGETHER: u16 = 3000;
 /// Mail held for one lane across the fleet covers this many seconds of its rate.
 const COVER_S: f64 = 30.0;
 /// Messages whose sizes are not yet worth much, and what is held on their word.

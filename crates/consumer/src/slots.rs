@@ -64,20 +64,25 @@ pub(crate) struct Slot {
     /// Of the other messages of the same call.
     _guests: Vec<Guest>,
     // Last: the place is free before it is counted so.
-    _granted: Granted,
-}
-
-impl Granted {
-    /// It travels in the call of another message: all that it took is free, but for its room at its destination.
-    pub(crate) fn joins(mut self) -> Option<Guest> {
-        self.guest.take()
-    }
+    granted: Granted,
 }
 
 impl Slot {
     /// Holds the room of messages that travel in this call until it has ended.
     pub(crate) fn with(self, guests: Vec<Guest>) -> Slot {
         Slot { _guests: guests, ..self }
+    }
+
+    /// What gives the fleet's slots back, if it holds any: they stay taken when the place itself is free.
+    pub(crate) fn keep_lease(&mut self) -> Option<Lease> {
+        self.granted.lease.take()
+    }
+}
+
+impl Granted {
+    /// It travels in the call of another message: all that it took is free, but for its room at its destination.
+    pub(crate) fn joins(mut self) -> Option<Guest> {
+        self.guest.take()
     }
 }
 
@@ -136,7 +141,7 @@ impl Slots {
             },
             Err(_) => self.all.clone().acquire_owned().await.ok(),
         };
-        Slot { _permits: [memory, account, place], _guests: Vec::new(), _granted: granted }
+        Slot { _permits: [memory, account, place], _guests: Vec::new(), granted }
     }
 
     /// Messages ended so far.

@@ -42,8 +42,6 @@ const FEW: f64 = 3.0;
 const BLIND: f64 = 10.0;
 /// Connections are cut to this part of what was in use, where no number of them is known to be fine.
 const FEWER: f64 = 0.75;
-/// So many refused ones suffice where a number is: they come fast, since each makes place for the next.
-const SOME: f64 = 5.0;
 /// As many as were refused are tried again after so long, twice as long each time they were, so often at most.
 const HOLD_US: (u64, u32) = (60 * SLOT_US, 5);
 /// How much evidence decisions look back on, at most.
@@ -165,6 +163,14 @@ impl Pace {
         Look { passed, refused, connections, span_s, busy: counts.busy_ms as f64 / 1e3 }
     }
 
+    /// What came of the number of calls at a time that is being tried: passed, refused.
+    fn tried(&self, seen: &Evidence, count: Count, now_us: u64, policy: &PacePolicy) -> (f64, f64) {
+        // The whole second of the step, or what it refused at once would be heard of only when the second is over.
+        let since = (self.changed_us / SLOT_US * SLOT_US).max(self.settled_us());
+        let (passed, _, connections) = weigh(&seen.within(since..now_us), count, policy);
+        (passed, connections)
+    }
+
     /// For how long after a cut what was refused is not tried again.
     fn hold_us(&self) -> u64 {
         HOLD_US.0 << self.refusals.saturating_sub(1).min(HOLD_US.1)
@@ -181,13 +187,15 @@ impl Pace {
         let most = self.concurrency(policy).unwrap_or(1);
         let fine = Some(self.clean_calls).filter(|n| (1..most).contains(n));
         let short = look.span_s < 1.0;
-        if short && !flood && (fine.is_none() || look.connections < SOME) {
-            return None;
-        }
+        // Where one call less is known to be fine, the first refused one is answer enough: the next would be refused as well.
+        let (passed, connections) = match fine {
+            Some(_) => self.tried(seen, count, now_us, policy),
+            None if short && !flood => return None,
+            None => (look.passed, look.connections),
+        };
         let span_s = look.span_s.max(1.0);
-        if look.connections / (look.passed + look.connections) >= TOLERATED {
-            let used = (look.busy / span_s).ceil().min(f64::from(most));
-            let fewer = fine.unwrap_or(((used * FEWER).floor() as u32).max(1));
+        if connections / (passed + connections) >= TOLERATED {
+            let fewer = fine.unwrap_or_else(|| ((look.in_use(most) * FEWER).floor() as u32).max(1));
             let refusals = if most == self.refused_calls { self.refusals + 1 } else { 1 };
             let learnt = Pace { refused_calls: most, refusals, clean_calls: 0, ..*self };
             let cut = Pace { concurrency: Some(fewer), cut_us: now_us, changed_us: now_us, ..learnt };
@@ -285,6 +293,17 @@ impl Look {
     /// Of what was tried, the share refused.
     pub(crate) fn share(&self) -> f64 {
         if self.refused == 0.0 { 0.0 } else { self.refused / (self.passed + self.refused) }
+    }
+
+    /// How many calls at a time were not refused, of `most` that were allowed.
+    fn in_use(&self, most: u32) -> f64 {
+        let (most, span_s) = (f64::from(most), self.span_s.max(1.0));
+        let ended = (self.busy / span_s).ceil();
+        // Those that take long are still under way over a short look. Each refused one kept a place for a second, however:
+        // the rest was in use.
+        let known = self.span_s >= KNOWN_S && self.passed > 0.0;
+        let rest = if known { 0.0 } else { most - self.connections / span_s };
+        ended.max(rest).min(most)
     }
 }
 
@@ -432,6 +451,36 @@ mod tests {
         }
         let (levels, refused) = against_connections(24, &p, 0);
         assert_eq!((levels[499], refused), (24, 0.0));
+    }
+
+    #[test]
+    fn a_number_that_is_tried_ends_with_the_first_refusal() {
+        let p = PacePolicy { concurrency: Some(24), ..policy(100.0, 100.0) };
+        let fine = Pace { concurrency: Some(10), cut_us: at(0), changed_us: at(15), ..Pace::default() };
+        let mut seen = each_second(2, 20, Counts { busy_ms: 10_000, ..calls(10, 0) });
+        let (tried, _) = fine.step(&seen, D, at(20) + 300_000, &p).unwrap();
+        assert_eq!(tried.concurrency(&p), Some(11));
+        assert_eq!(tried.step(&seen, D, at(20) + 400_000, &p), None);
+        let refused = Counts { throttled_connection: 1, ..calls(0, 0) };
+        seen.add(T0 + 20, refused);
+        let (cut, cause) = tried.step(&seen, D, at(20) + 400_000, &p).unwrap();
+        assert_eq!((cut.concurrency(&p), cause), (Some(10), PaceCause::ConnectionsRefused));
+        // One of many is not what the number is about.
+        let mut many = each_second(20, 35, Counts { busy_ms: 10_000, ..calls(10, 0) });
+        many.add(T0 + 30, refused);
+        assert_eq!(tried.step(&many, D, at(35), &p), None);
+    }
+
+    #[test]
+    fn calls_that_are_not_over_yet_are_in_use() {
+        let p = PacePolicy { concurrency: Some(24), ..policy(100.0, 100.0) };
+        // Ten of 24 are under way when the others have been refused.
+        let seen = each_second(0, 1, Counts { throttled_connection: 14, busy_ms: 70, ..calls(0, 0) });
+        let (cut, _) = Pace::default().step(&seen, D, at(1) + 100_000, &p).unwrap();
+        assert!((6..=10).contains(&cut.concurrency(&p).unwrap()), "{cut:?}");
+        let none = each_second(0, 4, Counts { throttled_connection: 24, busy_ms: 120, ..calls(0, 0) });
+        let (cut, _) = Pace::default().step(&none, D, at(4), &p).unwrap();
+        assert_eq!(cut.concurrency(&p), Some(1), "all are refused");
     }
 
     #[test]

@@ -67,9 +67,13 @@ pub(super) fn accounts(sections: Vec<Section<'_>>) -> Vec<Account> {
     out
 }
 
+/// Servers count connections, used or not, and the fleet counts calls: where it shares a number of them, none is kept for
+/// longer than the next call of the same worker takes to come when there is one (a grant is dated up to 0.1 s ahead).
+const SHARED_IDLE: Duration = Duration::from_millis(250);
+
 fn account(s: &Section<'_>) -> Option<Account> {
     let name = s.need("name", values::name(true));
-    let provider = provider(s);
+    let mut provider = provider(s);
     let defaults = HttpSettings::default();
     let time = || values::duration(Duration::from_millis(10), Duration::from_secs(600));
     let most = match &provider {
@@ -78,8 +82,13 @@ fn account(s: &Section<'_>) -> Option<Account> {
         _ => 64,
     };
     let fleet_concurrency = s.get("concurrency", values::integer32(1, 10_000));
-    let concurrency = match &provider {
-        Some(Settings::Smtp(_)) => fleet_concurrency.map_or(most, |n| n.min(most)),
+    let concurrency = match &mut provider {
+        Some(Settings::Smtp(smtp)) => {
+            if fleet_concurrency.is_some() {
+                smtp.max_idle = SHARED_IDLE;
+            }
+            fleet_concurrency.map_or(most, |n| n.min(most))
+        }
         _ => fleet_concurrency.unwrap_or(most),
     };
     let http = HttpSettings {

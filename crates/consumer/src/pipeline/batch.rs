@@ -20,7 +20,7 @@ use super::{
     Grant, RECHECK,
     claim::{Out, Ready, Turn, claim_all, leave},
     finish::{Ended, finish_all},
-    run, send,
+    free, run, send,
 };
 use crate::{
     context::Context,
@@ -204,6 +204,6 @@ async fn together(cx: &Arc<Context>, account: usize, ready: Vec<Ready>, slot: Sl
     for (one, outcome) in ready.iter().zip(&outcomes) {
         cx.observe(&one.turn.item, outcome, one.turn.grant.date_us, clock.elapsed());
     }
-    drop(slot);
+    free(cx, slot, outcomes.iter().flat_map(Outcome::parts));
     finish_all(cx, ready, outcomes, call).await;
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use paceline_broker::Purpose;
 use paceline_core::{
-    Message, Outcome, Reason,
+    Message, Outcome, Reason, Scope,
     event::{Event, Kind},
 };
 use paceline_limiter::{
@@ -58,6 +58,10 @@ const REOPEN: Duration = Duration::from_secs(1);
 /// Time between two tries of a ledger that does not answer.
 const UNKNOWN: Duration = Duration::from_millis(200);
 
+/// A refused connection keeps the fleet's slots of its call for so long: until it is known how many there may be, whoever got
+/// them would be refused as well.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// A claim outlives the longest call by this much.
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 
@@ -92,8 +96,21 @@ async fn send(cx: &Arc<Context>, ready: Ready, slot: Slot) {
     in_flight.dec();
     // Before the place is free: what follows from the answer holds for who takes it.
     cx.observe(&ready.turn.item, &outcome, ready.turn.grant.date_us, clock.elapsed());
-    drop(slot);
+    free(cx, slot, outcome.parts());
     finish(cx, ready, outcome, Ended { started_at, together: false }).await;
+}
+
+/// Frees the place of a call that has ended so.
+fn free<'a>(cx: &Context, mut slot: Slot, mut outcomes: impl Iterator<Item = &'a Outcome>) {
+    let turned_away = |outcome: &Outcome| matches!(outcome, Outcome::Throttled { scope: Scope::Connection, .. });
+    if outcomes.any(turned_away)
+        && let Some(give_back) = slot.keep_lease()
+    {
+        cx.tasks.spawn(async move {
+            sleep(REFUSED).await;
+            give_back();
+        });
+    }
 }
 
 /// To the ladder, or straight back where the wait is short.

@@ -133,3 +133,18 @@ async fn a_block_closes_its_destination_also_when_the_shared_memory_is_lost() {
     assert_eq!(rig.provider.calls_of("held"), 0);
     worker.drain().await;
 }
+
+#[tokio::test]
+async fn a_refused_connection_keeps_its_place_for_a_while() {
+    let rig = Rig { fleet_concurrency: Some(2), ..Rig::new().await };
+    for i in 0..40 {
+        rig.send(&format!("m-{i}"), "turned-away", ONE, "").await;
+    }
+    let (a, b) = (rig.worker(None), rig.worker(None));
+    rig.until("both places are refused", |r| r.provider.total() == 2).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(rig.provider.total(), 2, "nobody is sent where there is no place");
+    rig.until("another try", |r| r.provider.total() > 2).await;
+    a.drain().await;
+    b.drain().await;
+}

@@ -56,6 +56,9 @@ impl Provider for Script {
                 retry_after: Some(Duration::from_millis(20)),
                 answer: words("rate_limited", 429),
             },
+            Some("turned-away") => {
+                Outcome::Throttled { scope: Scope::Connection, retry_after: None, answer: words("too_many_connections", 421) }
+            }
             Some("reject") => Outcome::Rejected { what: Rejected::Message, answer: words("bad_request", 400) },
             Some("reject-second") if m.recipient_count() > 1 => {
                 Outcome::Rejected { what: Rejected::Recipients(vec![m.to[1].email.clone()]), answer: words("bad_recipient", 400) }

@@ -13,13 +13,14 @@ fn mail_servers_and_files() {
         let c = read(&smtp(&format!("host = \"mx.example\"\n{rest}"))).unwrap();
         let Settings::Smtp(s) = &c.accounts[0].provider else { panic!("no smtp") };
         assert_eq!((s.host.as_str(), s.tls, s.port, c.accounts[0].concurrency), ("mx.example", tls, port, 5));
-        assert!(s.credentials.is_none());
+        assert_eq!((s.credentials.is_none(), s.max_idle.as_secs()), (true, 30));
     }
     let c =
         read(&smtp("host = \"::1\"\ntls = \"none\"\nusername = \"u\"\npassword = \"p\"\nmax_connections = 9\nconcurrency = 7"))
             .unwrap();
     let Settings::Smtp(s) = &c.accounts[0].provider else { panic!("no smtp") };
     assert_eq!((s.port, s.max_connections, c.accounts[0].concurrency), (25, 9, 7));
+    assert!(s.max_idle < std::time::Duration::from_secs(1), "an idle connection takes a place that the fleet shares");
     assert!(s.credentials.as_ref().is_some_and(|c| c.username == "u" && c.password.expose() == "p"));
     let c = read(&account("provider = \"capture\"\ndir = \"mail\"")).unwrap();
     assert!(matches!(&c.accounts[0].provider, Settings::Capture { dir } if dir == std::path::Path::new("mail")));
