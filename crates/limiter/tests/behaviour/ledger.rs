@@ -95,6 +95,20 @@ pub(crate) async fn conformance(ledger: &dyn Ledger) {
     // A result whose claim was forgotten still counts.
     ledger.record(&claim("forgotten", 3), sent("msg-3")).await.unwrap();
     assert_eq!(ledger.claim(claim("forgotten", 2)).await, Ok(Claimed::Done { attempt: 3, result: sent("msg-3") }));
+
+    // Of messages that travel together each has an answer of its own, in order; more of them than go in one script call.
+    assert_eq!((ledger.claim_all(vec![]).await, ledger.record_all(&[]).await), (vec![], vec![]));
+    let many: Vec<Claim> = (0..300).map(|n| claim(&format!("together-{n}"), 1)).collect();
+    ledger.record(&many[1], sent("before")).await.unwrap();
+    let answers = ledger.claim_all(many.clone()).await;
+    let known = Claimed::Done { attempt: 1, result: sent("before") };
+    for (n, answer) in answers.iter().enumerate() {
+        assert_eq!(answer, &Ok(if n == 1 { known.clone() } else { Claimed::Granted }), "{n} of {}", answers.len());
+    }
+    let results: Vec<_> = many.iter().enumerate().map(|(n, claim)| (claim.clone(), sent(&n.to_string()))).collect();
+    assert_eq!(ledger.record_all(&results).await, vec![Ok(()); 300]);
+    let last = Claimed::Done { attempt: 1, result: sent("299") };
+    assert_eq!(ledger.claim(claim("together-299", 1)).await, Ok(last));
 }
 
 #[tokio::test]
@@ -174,8 +188,11 @@ async fn an_outage_leaves_no_claim_behind_and_loses_no_result() {
         async move { ledger.record(&before, sent("kept")).await }
     });
     assert!(ledger.claim(claim("meanwhile", 1)).await.is_err());
+    let together = vec![claim("together-1", 1), claim("together-2", 1)];
+    assert!(ledger.claim_all(together.clone()).await.iter().all(Result::is_err));
     redis.thaw();
     recording.await.unwrap().unwrap();
+    assert_eq!(ledger.claim_all(together).await, [Ok(Claimed::Granted), Ok(Claimed::Granted)]);
     assert_eq!(ledger.claim(claim("before", 1)).await, Ok(Claimed::Done { attempt: 1, result: sent("kept") }));
     assert_eq!(ledger.claim(claim("during", 1)).await, Ok(Claimed::Granted));
     assert_eq!(ledger.claim(claim("meanwhile", 1)).await, Ok(Claimed::Granted));
