@@ -210,7 +210,7 @@ impl Guard {
                 let all = census.lost == 0 && census.gone.is_empty() && !self.quotas.unread;
                 let mut scaled = match all {
                     true => Scaled::whole(ask),
-                    false => Scaled::new(ask, false, now_us, |b| {
+                    false => Scaled::new(ask, now_us, |b| {
                         let open = !self.quotas.unread || knows_all(b.kind, census.since_us, now_us);
                         open.then(|| scale::shared(b.kind, census.without(b.kind, now_us)))
                     }),
@@ -247,7 +247,7 @@ impl Guard {
         let (levels, Some(alone)) = (&self.quotas.levels, &mut self.alone) else {
             return Ok(scale::nothing(ask, now_us, now_us));
         };
-        let mut scaled = Scaled::new(ask, true, now_us, |bucket| match bucket.kind {
+        let mut scaled = Scaled::new(ask, now_us, |bucket| match bucket.kind {
             Kind::Window { .. } => {
                 let (seen, unseen) = (levels.slots.get(&bucket.key)?, alone.unseen.get(&bucket.key).copied()?);
                 scale::allowance(bucket.kind, seen, unseen_left(unseen, bucket, alone.since_us, now_us), alone.share, now_us)
