@@ -178,8 +178,23 @@ impl Guard {
         self.clock.map_or(0, |(us, then)| us + at.saturating_sub(then))
     }
 
+    /// What it may go by when it is cut off: nothing while others may come back who hold shares of an older state.
     pub(super) fn share(&self) -> u64 {
-        self.view.as_ref().map_or(0, |v| v.census.share)
+        self.view.as_ref().filter(|_| self.is_settled()).map_or(0, |v| v.census.share)
+    }
+
+    /// Whoever was to come back who knows an older state has been heard of.
+    fn is_settled(&self) -> bool {
+        self.view.as_ref().is_some_and(|v| v.census.now_us >= self.first_us)
+    }
+
+    /// When the next heartbeat is due, after one sent at `sent_at`: as soon as it tells who has come back.
+    pub(super) fn beat_in(&self, sent_at: u64, at: u64) -> u64 {
+        let wait = BEAT_US.saturating_sub(at.saturating_sub(sent_at));
+        match self.first_us.saturating_sub(self.now_us(at)) {
+            0 => wait,
+            first => wait.min(first),
+        }
     }
 
     pub(super) fn live(&self) -> u64 {
@@ -203,7 +218,7 @@ impl Guard {
         };
         match self.mode(at) {
             Mode::Unknown => Plan::Unknown,
-            Mode::Shared if now_us < self.first_us => nothing(self.first_us),
+            Mode::Shared if !self.is_settled() => nothing(self.first_us.max(now_us + GRANT_LIFE_US)),
             Mode::Shared => {
                 let nobody = Census::default();
                 let census = self.view.as_ref().map_or(&nobody, |v| &v.census);
