@@ -199,7 +199,7 @@ impl Inner {
                 if !late {
                     self.look_at_windows().await;
                 }
-                if late { 100_000 } else { BEAT_US.saturating_sub(self.at().saturating_sub(at)) }
+                if late { 100_000 } else { self.guard().beat_in(at, self.at()) }
             }
         }
     }

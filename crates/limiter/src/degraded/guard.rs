@@ -178,8 +178,23 @@ impl Guard {
         self.clock.map_or(0, |(us, then)| us + at.saturating_sub(then))
     }
 
+    /// What it may go by when it is cut off: nothing while others may come back who hold shares of an older state.
     pub(super) fn share(&self) -> u64 {
-        self.view.as_ref().map_or(0, |v| v.census.share)
+        self.view.as_ref().filter(|_| self.is_settled()).map_or(0, |v| v.census.share)
+    }
+
+    /// Whoever was to come back who knows an older state has been heard of.
+    fn is_settled(&self) -> bool {
+        self.view.as_ref().is_some_and(|v| v.census.now_us >= self.first_us)
+    }
+
+    /// When the next heartbeat is due, after one sent at `sent_at`: as soon as it tells who has come back.
+    pub(super) fn beat_in(&self, sent_at: u64, at: u64) -> u64 {
+        let wait = BEAT_US.saturating_sub(at.saturating_sub(sent_at));
+        match self.first_us.saturating_sub(self.now_us(at)) {
+            0 => wait,
+            first => wait.min(first),
+        }
     }
 
     pub(super) fn live(&self) -> u64 {
@@ -203,14 +218,14 @@ impl Guard {
         };
         match self.mode(at) {
             Mode::Unknown => Plan::Unknown,
-            Mode::Shared if now_us < self.first_us => nothing(self.first_us),
+            Mode::Shared if !self.is_settled() => nothing(self.first_us.max(now_us + GRANT_LIFE_US)),
             Mode::Shared => {
                 let nobody = Census::default();
                 let census = self.view.as_ref().map_or(&nobody, |v| &v.census);
                 let all = census.lost == 0 && census.gone.is_empty() && !self.quotas.unread;
                 let mut scaled = match all {
                     true => Scaled::whole(ask),
-                    false => Scaled::new(ask, false, now_us, |b| {
+                    false => Scaled::new(ask, now_us, |b| {
                         let open = !self.quotas.unread || knows_all(b.kind, census.since_us, now_us);
                         open.then(|| scale::shared(b.kind, census.without(b.kind, now_us)))
                     }),
@@ -247,7 +262,7 @@ impl Guard {
         let (levels, Some(alone)) = (&self.quotas.levels, &mut self.alone) else {
             return Ok(scale::nothing(ask, now_us, now_us));
         };
-        let mut scaled = Scaled::new(ask, true, now_us, |bucket| match bucket.kind {
+        let mut scaled = Scaled::new(ask, now_us, |bucket| match bucket.kind {
             Kind::Window { .. } => {
                 let (seen, unseen) = (levels.slots.get(&bucket.key)?, alone.unseen.get(&bucket.key).copied()?);
                 scale::allowance(bucket.kind, seen, unseen_left(unseen, bucket, alone.since_us, now_us), alone.share, now_us)

@@ -92,9 +92,9 @@ enum Place {
 }
 
 impl Scaled {
-    /// `ask` with every bucket as `kind` says. What touches a bucket without one is left out; with `whole`, so is a head
-    /// that costs a rate more than its burst, since it could only go on credit.
-    pub(super) fn new(ask: &Ask, whole: bool, now_us: u64, mut kind: impl FnMut(&BucketSpec) -> Option<Kind>) -> Scaled {
+    /// `ask` with every bucket as `kind` says. What touches a bucket without one is left out, and so is a head that costs a
+    /// rate more than what is left of its burst: it could only go on credit, of what others may be giving away.
+    pub(super) fn new(ask: &Ask, now_us: u64, mut kind: impl FnMut(&BucketSpec) -> Option<Kind>) -> Scaled {
         let mut kinds: Vec<Option<Kind>> = ask.buckets.iter().map(&mut kind).collect();
         for change in ask.changes.iter().filter(|c| c.closed_until_us > now_us) {
             kinds[change.bucket] = None;
@@ -116,13 +116,15 @@ impl Scaled {
                 continue;
             }
             let too_large = |cost: &crate::Cost| {
-                let larger = |(k, b): &(usize, &usize)| match kinds[**b] {
-                    Some(Kind::Rate { burst, .. }) => cost.at(*k) > u64::from(burst),
+                let larger = |(k, b): &(usize, &usize)| match (kinds[**b], ask.buckets[**b].kind) {
+                    (Some(Kind::Rate { burst, .. }), Kind::Rate { burst: of, .. }) => {
+                        burst < of && cost.at(*k) > u64::from(burst)
+                    }
                     _ => false,
                 };
                 lane.buckets.iter().enumerate().find(larger).map(|(_, b)| *b)
             };
-            let cut = lane.costs.iter().enumerate().filter(|_| whole).find_map(|(i, cost)| Some((i, too_large(cost)?)));
+            let cut = lane.costs.iter().enumerate().find_map(|(i, cost)| Some((i, too_large(cost)?)));
             match cut {
                 Some((0, bucket)) => lanes.push(Place::Closed { bucket }),
                 Some((heads, bucket)) => {
@@ -209,6 +211,35 @@ mod tests {
                 prop_assert!(sum <= limit, "{sum} of {limit}");
             }
         }
+    }
+
+    /// What is left is not gone beyond on credit, however little it is; what nobody else uses is given as ever.
+    #[test]
+    fn a_message_to_more_than_what_is_left_waits() {
+        let rate = |key: &str, burst| BucketSpec {
+            key: key.into(),
+            kind: Kind::Rate { interval_us: 10_000, burst, reserve: 0, shared: false },
+            narrow: false,
+        };
+        let lane = |buckets, costs: &[u32]| crate::LaneAsk {
+            class: paceline_core::Class::Normal,
+            destination: "x".into(),
+            weight: 1,
+            buckets,
+            costs: costs.iter().map(|cost| (*cost).into()).collect(),
+            since_us: 0,
+            id: "a".into(),
+            seq: 0,
+        };
+        let lanes = vec![lane(vec![0], &[3, 26, 27, 1]), lane(vec![0], &[50, 1]), lane(vec![1], &[9])];
+        let ask = Ask { buckets: vec![rate("half", 50), rate("one", 1)], lanes, ..Ask::default() };
+        let heads = |kind: &dyn Fn(&BucketSpec) -> Option<Kind>| {
+            Scaled::new(&ask, 0, kind).ask.lanes.iter().map(|lane| lane.costs.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(heads(&|b| Some(shared(b.kind, WHOLE / 2))), [2, 1], "26 are left of 50");
+        assert_eq!(heads(&|b| Some(shared(b.kind, WHOLE))), [1; 1], "one is left, and nobody else uses a burst of one");
+        assert_eq!(heads(&|b| alone(b.kind, WHOLE / 2)), [1; 1], "24 are its own, and none of a burst of one");
+        assert_eq!(heads(&|b| Some(shared(b.kind, 0))), [4, 2, 1]);
     }
 
     #[test]
