@@ -47,6 +47,7 @@ pub(crate) enum Input {
     /// The consumer of a lane is gone, and with it what it delivered and nobody is sending.
     Lost { lane: usize, epoch: u64 },
     /// Give back everything held for a lane, in the order of delivery.
+    #[expect(clippy::vec_box, reason = "they are boxed before and after")]
     TakeBack { lane: usize, reply: oneshot::Sender<Vec<Box<Item>>> },
     /// A scope said "slow down".
     Hold { bucket: Arc<str>, wait: Duration },

@@ -35,8 +35,16 @@ pub(crate) enum Verdict {
     /// None of its recipients may be mailed.
     Suppressed(Box<Item>),
     /// Not a message.
-    /// With its id, where that much could be read.
-    Invalid(Delivery, Journey, InvalidMessage, Option<String>),
+    Invalid(Box<Invalid>),
+}
+
+/// A delivery that is not a message.
+pub(crate) struct Invalid {
+    pub(crate) delivery: Delivery,
+    pub(crate) journey: Journey,
+    pub(crate) problem: InvalidMessage,
+    /// Where that much could be read.
+    pub(crate) id: Option<String>,
 }
 
 /// What reading a delivery needs to know.
@@ -65,19 +73,23 @@ impl Intake {
             Ok(message) => message,
             Err(problem) => {
                 let id = message_id.map(str::to_owned);
-                return Verdict::Invalid(delivery, journey, problem, id);
+                return Verdict::Invalid(Box::new(Invalid { delivery, journey, problem, id }));
             }
         };
         let classified = self.classifier.classify(&message, &delivery.routing_key);
         let choices = match self.routing.choices(&message, &classified.lane, &journey) {
             Ok(choices) => choices,
-            Err(problem) => return Verdict::Invalid(delivery, journey, problem, Some(message.id)),
+            Err(problem) => {
+                let id = Some(message.id);
+                return Verdict::Invalid(Box::new(Invalid { delivery, journey, problem, id }));
+            }
         };
         let (account, charges, limits) = self.routing.choose(&choices, &message, classified.class, limiter_now_us);
         let tenant = message.tenant.as_deref().map(|tenant| self.labels.of_tenant(tenant));
         if let Some(quota) = limits::too_large_for(&charges) {
             let problem = format!("more recipients than the quota {quota} ever allows");
-            return Verdict::Invalid(delivery, journey, InvalidMessage::new("to", problem), Some(message.id));
+            let (problem, id) = (InvalidMessage::new("to", problem), Some(message.id));
+            return Verdict::Invalid(Box::new(Invalid { delivery, journey, problem, id }));
         }
         let suppressed = self.suppressions.borrow().holds_back_all(&message, classified.lane.class, now);
         let end = End::of(&message, &journey, limits.max_age(classified.lane.class));

@@ -21,7 +21,7 @@ use crate::{
     dead,
     engine::Input,
     flows::{Crowd, Flow},
-    intake::{Intake, Verdict},
+    intake::{Intake, Invalid, Verdict},
     item::{Item, Origin},
     limits::Limits,
     pipeline,
@@ -392,7 +392,8 @@ impl LaneTask {
                 let cx = cx.clone();
                 self.spawn(async move { suppress::whole(cx, item).await });
             }
-            Verdict::Invalid(delivery, journey, problem, id) => {
+            Verdict::Invalid(invalid) => {
+                let Invalid { delivery, journey, problem, id } = *invalid;
                 let cx = cx.clone();
                 self.spawn(async move {
                     let letter = dead::invalid(&journey, id.as_deref(), &problem, cx.now());

@@ -3,10 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use paceline_broker::Purpose;
-use paceline_limiter::pacer::Hint;
 
 use super::{Engine, PARK, TURN_MOST};
-use crate::{flows::Flow, item::Item, limits::TENANT, pipeline};
+use crate::{flows::Flow, limits::TENANT, pipeline};
 
 impl Engine {
     /// What a limit narrower than its lane keeps for long would keep the rest of the lane from being looked at. What a
@@ -37,8 +36,9 @@ impl Engine {
             if !pinned {
                 continue;
             }
-            let waits = |hint: &Hint, item: &Box<Item>| item.pinned && hint.bucket.starts_with("account:");
-            for item in self.pacer.take_kept(&lane.key, later_than, waits) {
+            let waiting =
+                self.pacer.take_kept(&lane.key, later_than, |hint, item| item.pinned && hint.bucket.starts_with("account:"));
+            for item in waiting {
                 let flow = Flow::new(item.lane.clone(), self.cx.flows.labels.of_account(item.account));
                 self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, Arc::new(flow)));
             }
@@ -51,13 +51,13 @@ impl Engine {
         for lane in &self.lanes {
             let Some(most) = lane.most() else { continue };
             let mut kept: HashMap<Arc<str>, usize> = HashMap::new();
-            let beyond = |item: &Box<Item>, _: Option<&Hint>| {
+            let beyond = self.pacer.take_where(&lane.key, |item, _| {
                 let Some(counted) = item.counted.as_ref().filter(|counted| counted.held() > most) else { return false };
                 let kept = kept.entry(counted.flow.label.clone()).or_default();
                 *kept += 1;
                 *kept > most
-            };
-            for item in self.pacer.take_where(&lane.key, beyond) {
+            });
+            for item in beyond {
                 if let Some(flow) = item.counted.as_ref().map(|counted| counted.flow.clone()) {
                     lane.note_moved();
                     self.cx.tasks.spawn(pipeline::to_flow(self.cx.clone(), item, flow));

@@ -101,7 +101,6 @@ impl Batch {
     }
 
     /// Takes one more; gives it back where it does not fit or comes too late.
-    #[expect(clippy::result_large_err, reason = "it is what came in")]
     fn join(&self, member: (Box<Item>, Grant, Granted)) -> Result<(), (Box<Item>, Grant, Granted)> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = member.0.body.len();

@@ -75,7 +75,7 @@ pub(super) async fn finish_all(cx: &Arc<Context>, ready: Vec<Ready>, outcomes: V
         if !results.is_empty() {
             cx.record_all(results).await;
         }
-        sent.into_iter().for_each(|one| one.is_sent(cx));
+        sent.into_iter().for_each(|one| one.settle_sent(cx));
     };
     tokio::join!(all_sent, join_all(others));
 }
@@ -108,7 +108,7 @@ impl Decided {
     }
 
     /// It is sent, and recorded as that.
-    fn is_sent(self, cx: &Context) {
+    fn settle_sent(self, cx: &Context) {
         let Decided { item, grant, present, message, outcome, .. } = self;
         let event = cx.event(Kind::Sent, &item, &message);
         let (granted_at_us, provider_id) = (Some(grant.date_us), outcome.provider_id());
@@ -124,7 +124,7 @@ async fn carry_out(cx: &Arc<Context>, decided: Decided) {
     if let Disposition::Complete { refused } = &decided.disposition {
         cx.record(&decided.claim, decided.sent(refused)).await;
         if bury_recipients(cx, &decided.item, &decided.message, refused).await {
-            decided.is_sent(cx);
+            decided.settle_sent(cx);
         }
         return;
     }

@@ -246,9 +246,10 @@ impl Context {
             answers.iter().for_each(|answer| self.note_limits(answer));
             let mut answers = answers.into_iter();
             let mut failed = None;
-            results.retain(|_| match answers.next() {
-                Some(Err(error)) => failed.replace(error).is_none() || true,
-                Some(Ok(())) | None => false,
+            results.retain(|_| {
+                let Some(Err(error)) = answers.next() else { return false };
+                failed = Some(error);
+                true
             });
             let Some(error) = failed else { return };
             tracing::warn!(%error, results = results.len(), "ledger: results not recorded; trying again");

@@ -14,7 +14,7 @@ fn open(path: &Path) -> SqliteLedger {
 }
 
 fn claim(n: u32) -> Claim {
-    Claim::new(format!("m{n}"), None, 1, 7, "w1".into(), Duration::from_secs(600))
+    Claim::new(format!("m{n}").into(), None, 1, 7, "w1".into(), Duration::from_secs(600))
 }
 
 fn sent(n: u32) -> Recorded {
