@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    book::{Beat, Census},
+    book::{Beat, Census, WHOLE},
     quotas::{Asked, Quotas, knows_all, unseen_left},
     scale::{self, Scaled},
 };
@@ -456,7 +456,13 @@ impl Alone {
                 }
                 Kind::Rate { .. } | Kind::Slots { .. } => Spent::Now(owed + 1),
             };
-            spent.push((bucket.clone(), spent_here));
+            // Who else is missing is not known yet: of a burst that nobody has used meanwhile no more is left than if all were,
+            // and what was granted is missing of that.
+            let kind = match bucket.kind {
+                Kind::Rate { .. } => scale::shared(bucket.kind, WHOLE.saturating_sub(self.share)),
+                kind => kind,
+            };
+            spent.push((BucketSpec { kind, ..bucket.clone() }, spent_here));
         }
         Step::Settle { held, spent, epoch_us }
     }
