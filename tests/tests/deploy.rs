@@ -112,9 +112,11 @@ async fn a_rolling_deploy_and_its_rollback_never_run_at_both_limits() {
             if let (Some(start), Some(end)) = (in_phase.iter().map(|u| u.0).min(), in_phase.iter().map(|u| u.0).max()) {
                 let seconds = (end - start) as f64 / 1e6;
                 let used = in_phase.len() as f64 / (seconds * limit.per_s as f64 + limit.burst as f64);
-                let bounded = phase.starts_with("from") && !google_only;
                 let what = format!("{name} {phase}: part of the limit used");
-                report.timing(&what, format!("{used:.3}"), "≥ 0.9", used >= 0.9 || !bounded);
+                match phase.starts_with("from") && !google_only {
+                    true => report.timing(&what, format!("{used:.3}"), "≥ 0.9", used >= 0.9),
+                    false => report.figure(&what, format!("{used:.3}")),
+                }
             }
         }
     }
