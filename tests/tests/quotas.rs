@@ -87,11 +87,13 @@ async fn workers_share_a_quota_and_calls_at_a_time() {
     let grants = events::grants(&heard);
     let worst = windows::worst_excess(&grants, of.account);
     report.check("account: worst window of grant dates, millionths over", worst, "≤ 0", worst <= 0);
-    let found = most_within(length_us, &grants);
+    let found = windows::most_within(&grants, length_us);
     report.check("most granted in any span of the quota's length", found, format!("≤ {most}"), found <= most);
     let uses: Vec<Use> = all.iter().map(|a| (a.at_us, 1)).collect();
+    let over = windows::excess(&uses, of.account).over * 100.0;
+    report.timing("account: windows of arrivals over by more than 0.1 s of rate, %", format!("{over:.3}"), "≤ 1", over <= 1.0);
     // Whatever arrives within the time that a call takes is under way together.
-    let found = most_within(CALL_MS * 1_000 - 1, &uses);
+    let found = windows::most_within(&uses, CALL_MS * 1_000 - 1);
     report.check("most calls under way", found, format!("≤ {}", of.concurrency), found <= of.concurrency);
 
     let (first, last) = (grants.iter().map(|g| g.0).min().unwrap_or(0), grants.iter().map(|g| g.0).max().unwrap_or(0));
@@ -101,20 +103,4 @@ async fn workers_share_a_quota_and_calls_at_a_time() {
     let busiest = calls * 1e6 / (last - first) as f64;
     report.timing("limiter calls a second, busiest worker", format!("{busiest:.1}"), "≤ 51", busiest <= 51.0);
     report.finish();
-}
-
-/// The largest sum of uses in any span of so many microseconds, ends included.
-fn most_within(length_us: u64, uses: &[Use]) -> u64 {
-    let mut uses = uses.to_vec();
-    uses.sort_unstable();
-    let (mut first, mut sum, mut most) = (0, 0, 0);
-    for &(at, cost) in &uses {
-        sum += cost;
-        while uses[first].0 + length_us < at {
-            sum -= uses[first].1;
-            first += 1;
-        }
-        most = most.max(sum);
-    }
-    most
 }
