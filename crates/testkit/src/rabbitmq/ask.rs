@@ -52,7 +52,7 @@ impl RabbitMq {
                  _ -> [V || {{_, V}} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, messages])] end, \
                [{{consumers, C}}] = rabbit_amqqueue:info(Q, [consumers]), \
                [Name, R, U, M, C] end, \
-             [Row || Q <- rabbit_amqqueue:list(<<\"{vhost}\">>), Row <- try [One(Q)] catch exit:{{normal, _}} -> [] end]"
+             [Row || Q <- rabbit_amqqueue:list(<<\"{vhost}\">>), Row <- try [One(Q)] catch exit:{{Gone, _}} when Gone =:= normal; Gone =:= noproc -> [] end]"
         );
         let rows = self.eval(&expression).await;
         let states = rows.as_array().into_iter().flatten().map(|row| {
