@@ -112,9 +112,8 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(cx: Arc<Context>, limiter: Arc<dyn Limiter>, limits: Arc<Limits>, routing: Arc<Routing>) -> Engine {
-        let together = cx.settings.accounts.iter().any(|account| account.most_together() > 1);
         let pacer = Pacer::new(&cx.settings.worker_id);
-        let pacer = if together { pacer.with_max_heads(HEADS_TOGETHER) } else { pacer };
+        let pacer = if cx.settings.sends_together() { pacer.with_max_heads(HEADS_TOGETHER) } else { pacer };
         let cancels = cx.cancels.clone();
         Engine {
             cx,
@@ -258,6 +257,7 @@ impl Engine {
                     let slot = self.cx.slots.granted(self.lease(&granted.handle), self.cx.guest(&granted.handle));
                     self.gather.set_going(&self.cx, granted.handle, grant, slot);
                 }
+                self.gather.send_off(&self.cx);
                 self.cx.metrics.void_grants.inc_by(self.pacer.wasted() - wasted);
                 self.park();
             }

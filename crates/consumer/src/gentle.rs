@@ -110,6 +110,11 @@ impl Context {
         adaptive.then(|| self.gentle.room(&(item.account, destination.clone())))
     }
 
+    /// Whether another such message may go now.
+    pub(crate) fn has_room(&self, item: &Item) -> bool {
+        self.gently(item).is_none_or(|room| room.left(item.lane.class) > 0)
+    }
+
     /// The message has its grant.
     pub(crate) fn guest(&self, item: &Item) -> Option<Guest> {
         let room = self.gently(item)?;

@@ -190,8 +190,7 @@ impl LaneTask {
 
     /// The most worth holding.
     fn most(&self) -> u16 {
-        let together = self.cx.settings.accounts.iter().any(|a| a.most_together() > 1);
-        if together { MOST_TOGETHER } else { MOST }
+        if self.cx.settings.sends_together() { MOST_TOGETHER } else { MOST }
     }
 
     pub(crate) async fn run(mut self) {

@@ -111,6 +111,13 @@ pub struct Settings {
     pub drain_grace: Duration,
 }
 
+impl Settings {
+    /// Whether any account takes several messages in one call.
+    pub(crate) fn sends_together(&self) -> bool {
+        self.accounts.iter().any(|account| account.most_together() > 1)
+    }
+}
+
 /// What shapes the queues made for single tenants and pinned accounts.
 #[derive(Debug, Clone)]
 pub struct FlowSettings {

@@ -26,7 +26,7 @@ mod sqlite;
 use std::{
     hash::{BuildHasher, RandomState},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -55,14 +55,23 @@ pub struct Claim {
     pub hold: Duration,
     /// Tells this handling of the message from any other, also by the same worker.
     token: u64,
+    /// Until then at least nobody else is given it.
+    held_until: Instant,
 }
 
 impl Claim {
     /// A claim of this handling of the message: keep it, and pass the same one to `record` or `release`.
     pub fn new(id: Arc<str>, replay: Option<String>, attempt: u32, digest: u64, owner: Arc<str>, hold: Duration) -> Self {
         // A fresh hasher state is random to this process and distinct within it.
-        let token = RandomState::new().hash_one(&id);
-        Claim { id, replay, attempt, digest: digest & MASK_53, owner, hold, token: token & MASK_53 }
+        let token = RandomState::new().hash_one(&id) & MASK_53;
+        let held_until = Instant::now() + hold;
+        Claim { id, replay, attempt, digest: digest & MASK_53, owner, hold, token, held_until }
+    }
+
+    /// Makes one handling of both, before either is claimed: messages that travel in one call. [`Ledger::record_all`] can
+    /// then tell of all of them at once.
+    pub fn travels_with(&mut self, other: &Claim) {
+        self.token = other.token;
     }
 }
 

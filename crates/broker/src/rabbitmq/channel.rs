@@ -24,7 +24,7 @@ use crate::message::Settlements;
 /// Acks gather this long before they leave.
 const GATHER: Duration = Duration::from_millis(1);
 /// Acks behind a gap wait this long for it to close.
-const GAP_WAIT: Duration = Duration::from_millis(10);
+const GAP_WAIT: Duration = Duration::from_millis(50);
 /// The broker has 32 commands of a channel under way to a quorum queue and keeps further ones in the channel, where they
 /// are lost when it closes: before that it gets this long for each ack or release.
 const SETTLE_TIME: Duration = Duration::from_millis(2);
@@ -81,7 +81,7 @@ impl Core {
     }
 
     pub(super) fn set_prefetch(&self, prefetch: u16) {
-        self.gap_max.store(usize::from(prefetch / 4).max(1), Ordering::Relaxed);
+        self.gap_max.store(usize::from(prefetch / 2).max(1), Ordering::Relaxed);
     }
 
     /// Waits until what is settled so far has been written, or the channel is lost.

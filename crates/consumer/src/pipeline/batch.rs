@@ -46,7 +46,8 @@ struct Batch {
     most: usize,
     /// `None` once it has left.
     mail: Mutex<Option<Mail>>,
-    full: Notify,
+    /// Nobody else can join it: it leaves now.
+    complete: Notify,
 }
 
 #[derive(Default)]
@@ -83,6 +84,17 @@ impl Gather {
         self.open.insert(key, batch.clone());
         cx.tasks.spawn(batch.travel(cx.clone()));
     }
+
+    /// Sends off what would wait for nobody: where there is no room for more until a call has ended.
+    pub(crate) fn send_off(&mut self, cx: &Context) {
+        self.open.retain(|_, batch| {
+            let waits = batch.may_grow(cx);
+            if !waits {
+                batch.complete.notify_one();
+            }
+            waits
+        });
+    }
 }
 
 /// What the message may travel together by; `None`: alone.
@@ -97,7 +109,7 @@ fn key(cx: &Context, item: &Item) -> Option<(usize, u64)> {
 impl Batch {
     fn with(member: (Box<Item>, Grant, Granted), most: usize, wait: Duration) -> Batch {
         let (leaves, bytes) = (member.1.at + wait, member.0.body.len());
-        Batch { leaves, most, mail: Mutex::new(Some(Mail { members: vec![member], bytes })), full: Notify::new() }
+        Batch { leaves, most, mail: Mutex::new(Some(Mail { members: vec![member], bytes })), complete: Notify::new() }
     }
 
     /// Takes one more; gives it back where it does not fit or comes too late.
@@ -109,12 +121,18 @@ impl Batch {
                 mail.bytes += bytes;
                 mail.members.push(member);
                 if mail.members.len() == self.most {
-                    self.full.notify_one();
+                    self.complete.notify_one();
                 }
                 Ok(())
             }
             _ => Err(member),
         }
+    }
+
+    /// Whether there is room for another message where any of its own go to.
+    fn may_grow(&self, cx: &Context) -> bool {
+        let mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.as_ref().is_some_and(|mail| mail.members.iter().any(|(item, ..)| cx.has_room(item)))
     }
 
     fn has_left(&self) -> bool {
@@ -124,7 +142,7 @@ impl Batch {
     async fn travel(self: Arc<Self>, cx: Arc<Context>) {
         tokio::select! {
             () = sleep_until(self.leaves) => {}
-            () = self.full.notified() => {}
+            () = self.complete.notified() => {}
         }
         let mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
         // None goes before its date.

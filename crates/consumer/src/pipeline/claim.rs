@@ -88,6 +88,9 @@ pub(super) async fn claim_all(cx: &Arc<Context>, turns: Vec<Turn>) -> Vec<Result
             Err(left) => out.push(Err(left)),
         }
     }
+    if let Some((first, others)) = candidates.split_first_mut() {
+        others.iter_mut().for_each(|other| other.claim.travels_with(&first.claim));
+    }
     let answers = cx.ledger.claim_all(candidates.iter().map(|candidate| candidate.claim.clone()).collect()).await;
     let mut parted = Vec::new();
     for (candidate, answer) in candidates.into_iter().zip(answers) {

@@ -35,7 +35,7 @@ pub(super) struct Ended {
 }
 
 /// Mail waits so long for an account that refused it, where its claim could not be withdrawn.
-const REFUSED: Duration = Duration::from_secs(30);
+const ACCOUNT_REFUSED: Duration = Duration::from_secs(30);
 
 /// A message whose call has ended, and what follows for it.
 struct Decided {
@@ -170,7 +170,7 @@ async fn carry_out(cx: &Arc<Context>, decided: Decided) {
             cx.record(&claim, Recorded::Retry { note }).await;
             let event = cx.event(Kind::Sent, &item, &message);
             let error = item.journey.last_error.as_ref();
-            let others = event.recipients - had.len() - positions_of(&message, &dead).count();
+            let others = event.recipients - had.len() - positions_given_up(&message, &dead).count();
             if !had.is_empty() {
                 cx.emit(&Event { granted_at_us, provider_id, recipients: had.len(), ..event }, &item.lane);
             }
@@ -212,7 +212,7 @@ async fn elsewhere(cx: &Arc<Context>, mut item: Box<Item>, message: Box<Message>
         item.parsed = Some(message);
         return cx.to_engine(Input::Back(item));
     }
-    item.journey = Journey { not_before: Some(cx.now() + REFUSED), ..item.journey };
+    item.journey = Journey { not_before: Some(cx.now() + ACCOUNT_REFUSED), ..item.journey };
     cx.record(claim, Recorded::Retry { note: Note::retry(&item.journey, suppressed) }).await;
     retry(cx, item).await;
 }
@@ -223,7 +223,7 @@ fn positions(message: &Message, of: &[EmailAddress]) -> impl Iterator<Item = usi
 }
 
 /// Likewise, those that are given up on.
-fn positions_of(message: &Message, dead: &[GivenUp]) -> impl Iterator<Item = usize> {
+fn positions_given_up(message: &Message, dead: &[GivenUp]) -> impl Iterator<Item = usize> {
     message.recipients().enumerate().filter(|(_, r)| dead.iter().any(|d| d.recipient == **r)).map(|(i, _)| i)
 }
 

@@ -60,7 +60,7 @@ const UNKNOWN: Duration = Duration::from_millis(200);
 
 /// A refused connection keeps the fleet's slots of its call for so long: until it is known how many there may be, whoever got
 /// them would be refused as well.
-const REFUSED: Duration = Duration::from_secs(1);
+const CONNECTION_REFUSED: Duration = Duration::from_secs(1);
 
 /// A claim outlives the longest call by this much.
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
@@ -107,7 +107,7 @@ fn free<'a>(cx: &Context, mut slot: Slot, mut outcomes: impl Iterator<Item = &'a
         && let Some(give_back) = slot.keep_lease()
     {
         cx.tasks.spawn(async move {
-            sleep(REFUSED).await;
+            sleep(CONNECTION_REFUSED).await;
             give_back();
         });
     }
@@ -246,13 +246,19 @@ impl Context {
             answers.iter().for_each(|answer| self.note_limits(answer));
             let mut answers = answers.into_iter();
             let mut failed = None;
-            results.retain(|_| {
-                let Some(Err(error)) = answers.next() else { return false };
-                failed = Some(error);
-                true
+            results.retain(|_| match answers.next() {
+                Some(Ok(())) => false,
+                Some(Err(error)) => {
+                    failed = Some(error);
+                    true
+                }
+                None => true,
             });
-            let Some(error) = failed else { return };
-            tracing::warn!(%error, results = results.len(), "ledger: results not recorded; trying again");
+            if results.is_empty() {
+                return;
+            }
+            let error = failed.map(tracing::field::display);
+            tracing::warn!(error, results = results.len(), "ledger: results not recorded; trying again");
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }

@@ -1,4 +1,5 @@
 -- A batch of ledger operations, one key each, in order. The meaning of each is the table in src/ledger.rs.
+-- What nearly every message needs comes here only where a plain SET did not do (redis/op.rs).
 --
 -- KEYS[i] the entry of operation i.
 -- ARGV[1] msgpack {operation, ...}
@@ -24,12 +25,22 @@ local function save(key, entry)
   redis.call('SET', key, cmsgpack.pack(entry), 'PX', life)
 end
 
+-- Messages that were sent in one call have one record, {[key] = note}, by the token that their claims share.
+local function told(key, entry)
+  if entry[STATE] ~= CLAIMED then return entry end
+  local record = redis.call('GET', key:match('^{[^}]*}') .. ':call:' .. string.format('%.0f', entry[TOKEN]))
+  local note = record and cmsgpack.unpack(record)[key]
+  if not note then return entry end
+  return {entry[ATTEMPT], SENT, entry[DIGEST], entry[LOST], note}
+end
+
 local function claim(key, entry, attempt, digest, token, hold, owner)
   local function take(code, first, lost)
     save(key, {attempt, CLAIMED, first, lost, owner, token, now + hold})
     return {code, lost, 0, ''}
   end
   if not entry then return take(GRANTED, attempt == 1 and digest or -1, 0) end
+  entry = told(key, entry)
   local stored, state, first = entry[ATTEMPT], entry[STATE], entry[DIGEST]
   if attempt == 1 and first >= 0 and first ~= digest then return {CONFLICT, 0, 0, ''} end
   if attempt == 1 and first < 0 then first = digest end
@@ -46,8 +57,9 @@ local function claim(key, entry, attempt, digest, token, hold, owner)
   return take(EXPIRED, first, entry[LOST] + 1)
 end
 
-local function record(key, entry, attempt, state, note)
-  if not entry then entry = {attempt, state, -1, 0, note}
+local function record(key, entry, attempt, state, note, digest)
+  if state == SENT and attempt == 1 then entry = {1, SENT, digest, 0, note} -- final, whatever is stored
+  elseif not entry then entry = {attempt, state, -1, 0, note}
   elseif entry[ATTEMPT] > attempt then return
   elseif entry[ATTEMPT] == attempt and entry[STATE] == SENT then return
   else entry[ATTEMPT], entry[STATE], entry[NOTE] = attempt, state, note end
@@ -61,35 +73,18 @@ local function release(key, entry, attempt, token)
   end
 end
 
--- What nearly every message needs is one SET each: the first claim of its first attempt, and its result "sent".
-local function usual(key, o)
-  if o[2] ~= 1 then return false end
-  if o[1] == 1 then
-    local entry = {1, CLAIMED, o[3], 0, o[6], o[4], now + o[5]}
-    return redis.call('SET', key, cmsgpack.pack(entry), 'PX', life, 'NX')
-  end
-  if o[1] == 2 and o[3] == SENT then
-    -- Final, so nothing that is stored need be looked at.
-    redis.call('SET', key, cmsgpack.pack({1, SENT, o[5], 0, o[4]}), 'PX', life)
-    return true
-  end
-  return false
-end
-
 local replies = {}
 for i = 1, #operations do
   local o, key = operations[i], KEYS[i]
-  if not usual(key, o) then
-    local raw = redis.call('GET', key)
-    local entry = raw and cmsgpack.unpack(raw)
-    if o[1] == 1 then
-      local answer = claim(key, entry, o[2], o[3], o[4], o[5], o[6])
-      if answer[1] ~= GRANTED then replies[#replies + 1] = {i, answer[1], answer[2], answer[3], answer[4]} end
-    elseif o[1] == 2 then
-      record(key, entry, o[2], o[3], o[4])
-    else
-      release(key, entry, o[2], o[3])
-    end
+  local raw = redis.call('GET', key)
+  local entry = raw and cmsgpack.unpack(raw)
+  if o[1] == 1 then
+    local answer = claim(key, entry, o[2], o[3], o[4], o[5], o[6])
+    if answer[1] ~= GRANTED then replies[#replies + 1] = {i, answer[1], answer[2], answer[3], answer[4]} end
+  elseif o[1] == 2 then
+    record(key, entry, o[2], o[3], o[4], o[5])
+  else
+    release(key, entry, o[2], o[3])
   end
 end
 return cmsgpack.pack(replies)

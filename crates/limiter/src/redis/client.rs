@@ -7,9 +7,11 @@ use std::{
 };
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
+    RedisResult, ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
 };
+
+use tokio::time::error::Elapsed;
 
 use crate::{LimiterError, wire::decode};
 
@@ -134,7 +136,8 @@ impl RedisClient {
         Ok(secs.saturating_mul(1_000_000).saturating_add(micros))
     }
 
-    async fn send(&self, call: &Cmd) -> Result<Value, Failed> {
+    /// Sends one command, and follows the fleet's keys where they have moved.
+    pub(crate) async fn send(&self, call: &Cmd) -> Result<Value, Failed> {
         match self.send_once(call).await {
             // Nothing ran; the node that was named will take it.
             Err(Failed::Moved) => match self.send_once(call).await {
@@ -147,7 +150,20 @@ impl RedisClient {
 
     async fn send_once(&self, call: &Cmd) -> Result<Value, Failed> {
         let (mut connection, generation) = self.connection().await?;
-        let failed = match tokio::time::timeout(CALL_TIMEOUT, call.query_async(&mut connection)).await {
+        let answer = tokio::time::timeout(CALL_TIMEOUT, call.query_async(&mut connection)).await;
+        self.judge(answer, generation)
+    }
+
+    /// Sends commands in one go; an answer each, in order. A command that the server refuses has that for its answer.
+    pub(crate) async fn send_all(&self, calls: &Pipeline) -> Result<Vec<Value>, LimiterError> {
+        let (mut connection, generation) = self.connection().await?;
+        let sent = connection.send_packed_commands(calls, 0, calls.len());
+        Ok(self.judge(tokio::time::timeout(CALL_TIMEOUT, sent).await, generation)?)
+    }
+
+    /// What came of a call over the connection of that generation, which is dropped where it is not worth keeping.
+    fn judge<T>(&self, answer: Result<RedisResult<T>, Elapsed>, generation: u64) -> Result<T, Failed> {
+        let failed = match answer {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => {
                 if error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
@@ -294,7 +310,7 @@ impl Script {
     }
 }
 
-enum Failed {
+pub(crate) enum Failed {
     NoScript,
     /// Another node of the Cluster has the keys, and is known now.
     Moved,
