@@ -43,7 +43,7 @@ struct Arguments {
     /// Measure a worker on embedded parts (spool, SQLite) instead of one on RabbitMQ, Redis and PostgreSQL
     #[arg(long)]
     embedded: bool,
-    /// Both sides send to Postmark: the worker up to 500 messages a call, the bare loop one
+    /// Both sides send to Postmark: the worker up to 100 messages a call, the bare loop one
     #[arg(long)]
     batch: bool,
     /// Run one side only

@@ -111,3 +111,19 @@ async fn who_is_missing_in_the_answer_is_uncertain() {
     }
     assert_eq!((rig.broker.depth("paceline.dead").await.unwrap(), rig.provider.total()), (0, 16));
 }
+
+#[tokio::test]
+async fn a_batch_that_nobody_can_join_leaves_at_once() {
+    let mut rig = Rig::new().await;
+    rig.batch_wait = Duration::from_secs(3600);
+    let worker = begun(&mut rig, async |rig| {
+        // As many as a destination is met with.
+        for n in 0..5 {
+            rig.send(&format!("m-{n}"), "plain", ONE, "").await;
+        }
+    })
+    .await;
+    rig.until("all sent", |r| r.provider.total() == 5).await;
+    worker.drain().await;
+    assert_eq!(rig.provider.batches_with(|_| true), [5]);
+}

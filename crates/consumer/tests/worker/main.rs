@@ -49,6 +49,7 @@ struct Rig {
     quota: Vec<Rate>,
     fleet_concurrency: Option<u32>,
     batch: usize,
+    batch_wait: Duration,
     /// There is a second account, `spare`.
     spare: bool,
     tenants: Vec<Named>,
@@ -72,6 +73,7 @@ impl Rig {
             quota: vec![],
             fleet_concurrency: None,
             batch: 1,
+            batch_wait: Duration::from_millis(50),
             spare: false,
             tenants: vec![],
             suppressions: watch::Sender::new(Arc::new(SuppressionSet::new(1, true))),
@@ -102,7 +104,7 @@ impl Rig {
             fleet_concurrency: self.fleet_concurrency,
             total_timeout: Duration::from_secs(30),
             batch: self.batch,
-            batch_wait: Duration::from_millis(if self.batch > 1 { 50 } else { 0 }),
+            batch_wait: self.batch_wait,
         };
         Settings {
             worker_id: format!("w-{}", rand::random::<u32>()).into(),
