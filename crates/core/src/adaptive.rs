@@ -3,7 +3,8 @@
 //! An *incident* is a share of refusals above what is tolerated, among calls granted after the last cut had settled. It
 //! cuts the rate once: to what was seen to be accepted, less a margin; or, where the scope has just been fine at some
 //! rate and refuses part of a slightly higher one, to a little below that. Without refusals, and only while the rate is
-//! in use, it recovers: slowly up to what was last refused, then faster the longer nothing is.
+//! in use, it recovers: by doubling up to half of what was last refused, slowly up to that, then faster the longer nothing
+//! is.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,8 @@ const STEP_S: (f64, f64) = (5.0, 60.0);
 const LOOK_S: f64 = 10.0;
 /// Recovery only while so much of the rate is used.
 const IN_USE: f64 = 0.7;
+/// Below this part of what seemed to be allowed, the rate doubles.
+const FAR: f64 = 0.5;
 /// Towards what was last refused, in parts of it.
 const CAREFUL: f64 = 0.01;
 /// Beyond what was last refused (and a little more): the first step, its growth, the largest step.
@@ -222,7 +225,8 @@ impl Pace {
         let accepted = tried * (look.passed + 0.5) / (look.passed + look.refused);
         let seen_to_work = accepted * MARGIN;
         let was_fine = if share <= MINOR { self.clean_per_s * BELOW_CLEAN } else { 0.0 };
-        // Of what is refused altogether no rate is known: it is found again from somewhat below, without caution.
+        // Of what is refused altogether no rate is known: it is found again from somewhat below, without caution. What was
+        // allowed before may be so again: a receiver that counts by the minute refuses everything for the rest of one.
         let blind = look.passed < FEW;
         let new = seen_to_work.max(was_fine).max(if blind { tried / BLIND } else { 0.0 }).min(tried * MARGIN).max(floor);
         if new >= rate {
@@ -230,7 +234,7 @@ impl Pace {
         }
         let share = if was_fine > seen_to_work { 0.0 } else { share };
         Some((
-            Pace { rate_per_s: Some(new), limit_per_s: if blind { 0.0 } else { new / MARGIN }, share, ..cut },
+            Pace { rate_per_s: Some(new), limit_per_s: if blind { self.limit_per_s } else { new / MARGIN }, share, ..cut },
             PaceCause::Refused,
         ))
     }
@@ -265,7 +269,9 @@ impl Pace {
         if rate >= policy.ceiling_per_s || used < IN_USE * rate || refused >= self.tolerance() * (passed + refused) {
             return None;
         }
-        let (new, streak) = if rate < self.limit_per_s * BEYOND {
+        let (new, streak) = if rate < self.limit_per_s * FAR {
+            ((rate * 2.0).min(self.limit_per_s * FAR).max(rate + CAREFUL * self.limit_per_s), 0)
+        } else if rate < self.limit_per_s * BEYOND {
             (rate + CAREFUL * self.limit_per_s, 0)
         } else {
             let faster = FASTER.0 * FASTER.1.powi(self.streak.min(20) as i32);
@@ -481,6 +487,56 @@ mod tests {
         let none = each_second(0, 4, Counts { throttled_connection: 24, busy_ms: 120, ..calls(0, 0) });
         let (cut, _) = Pace::default().step(&none, D, at(4), &p).unwrap();
         assert_eq!(cut.concurrency(&p), Some(1), "all are refused");
+    }
+
+    /// A rate as it adapts to what `takes` of so many in a second, over so many seconds: passed and refused in each.
+    fn against(mut takes: impl FnMut(u64, u64) -> u64, p: &PacePolicy, seconds: u64) -> Vec<(u64, u64)> {
+        let (mut pace, mut seen, mut went, mut due) = (Pace::default(), Evidence::default(), vec![], 0.0);
+        for t in 0..seconds {
+            due += pace.rate(p);
+            let sent = due as u64;
+            due -= sent as f64;
+            let passed = takes(t, sent);
+            went.push((passed, sent - passed));
+            seen.add(T0 + t, Counts { busy_ms: 0, ..calls(passed, sent - passed) });
+            if let Some((next, _)) = pace.step(&seen, D, at(t + 1), p) {
+                pace = next;
+            }
+        }
+        went
+    }
+
+    /// Of all that was sent, the share refused; and what passed, a second.
+    fn share_and_rate(went: &[(u64, u64)]) -> (f64, f64) {
+        let (passed, refused) = went.iter().fold((0, 0), |(p, r), s| (p + s.0, r + s.1));
+        (refused as f64 / (passed + refused).max(1) as f64, passed as f64 / went.len() as f64)
+    }
+
+    #[test]
+    fn a_receiver_that_counts_by_the_minute_is_not_given_up_on() {
+        // When a minute's mail has been sent in its first seconds, everything is refused for the rest of it.
+        for (start, per_minute) in [(100.0, 1_200), (100.0, 100), (500.0, 3_000)] {
+            let mut counted = 0;
+            let takes = |t: u64, sent: u64| {
+                counted = if t % 60 == 0 { 0 } else { counted };
+                let taken = sent.min(per_minute - counted);
+                counted += taken;
+                taken
+            };
+            let went = against(takes, &policy(start, start), 1_800);
+            let ((_, all), (refused, settled)) = (share_and_rate(&went), share_and_rate(&went[900..]));
+            let ideal = per_minute as f64 / 60.0;
+            assert!(all > 0.5 * ideal && settled > 0.6 * ideal, "{per_minute}: {all}, then {settled} of {ideal} a second");
+            assert!(refused < 0.05, "{per_minute}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_block_that_ends_is_left_behind() {
+        let takes = |t: u64, sent: u64| if (300..400).contains(&t) { 0 } else { sent.min(50) };
+        let went = against(takes, &policy(500.0, 500.0), 900);
+        let minute = |from: usize| share_and_rate(&went[from..from + 60]).1;
+        assert!(minute(240) > 45.0 && minute(660) > 30.0 && minute(840) > 40.0, "{:?}", [240, 660, 840].map(minute));
     }
 
     #[test]
