@@ -518,7 +518,7 @@ mod tests {
         for (start, per_minute) in [(100.0, 1_200), (100.0, 100), (500.0, 3_000)] {
             let mut counted = 0;
             let takes = |t: u64, sent: u64| {
-                counted = if t % 60 == 0 { 0 } else { counted };
+                counted = if t.is_multiple_of(60) { 0 } else { counted };
                 let taken = sent.min(per_minute - counted);
                 counted += taken;
                 taken
