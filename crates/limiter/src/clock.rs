@@ -31,6 +31,11 @@ impl ServerClock {
         }
     }
 
+    /// How long ago it was set.
+    pub fn age(&self) -> Duration {
+        self.at.elapsed()
+    }
+
     /// When `date_us` has come on this machine: not before it, and `self.at` for dates already past.
     pub fn instant_of(&self, date_us: u64) -> Instant {
         self.at + Duration::from_micros(date_us.saturating_sub(self.server_us))

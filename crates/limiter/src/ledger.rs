@@ -68,10 +68,13 @@ impl Claim {
         Claim { id, replay, attempt, digest: digest & MASK_53, owner, hold, token, held_until }
     }
 
-    /// Makes one handling of both, before either is claimed: messages that travel in one call. [`Ledger::record_all`] can
+    /// Makes one handling of all, before any is claimed: messages that travel in one call. [`Ledger::record_all`] can
     /// then tell of all of them at once.
-    pub fn travels_with(&mut self, other: &Claim) {
-        self.token = other.token;
+    pub fn join<'a>(claims: impl IntoIterator<Item = &'a mut Claim>) {
+        let mut claims = claims.into_iter();
+        if let Some(first) = claims.next() {
+            claims.for_each(|other| other.token = first.token);
+        }
     }
 }
 

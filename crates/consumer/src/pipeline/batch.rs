@@ -31,8 +31,6 @@ use crate::{
 
 /// Bodies of one batch, in bytes: well within what any provider takes, and little to hold.
 const MOST_BYTES: usize = 4 << 20;
-/// Batches remembered before those that have left are forgotten.
-const KEPT: usize = 64;
 
 /// Batches that are being put together, by account and the provider's key.
 #[derive(Default)]
@@ -78,14 +76,11 @@ impl Gather {
         };
         let account = &cx.settings.accounts[key.0];
         let batch = Arc::new(Batch::with(member, account.most_together(), account.batch_wait));
-        if self.open.len() >= KEPT {
-            self.open.retain(|_, batch| !batch.has_left());
-        }
         self.open.insert(key, batch.clone());
         cx.tasks.spawn(batch.travel(cx.clone()));
     }
 
-    /// Sends off what would wait for nobody: where there is no room for more until a call has ended.
+    /// Sends off what would wait for nobody, where there is no room for more until a call has ended, and forgets what has left.
     pub(crate) fn send_off(&mut self, cx: &Context) {
         self.open.retain(|_, batch| {
             let waits = batch.may_grow(cx);
@@ -133,10 +128,6 @@ impl Batch {
     fn may_grow(&self, cx: &Context) -> bool {
         let mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         mail.as_ref().is_some_and(|mail| mail.members.iter().any(|(item, ..)| cx.has_room(item)))
-    }
-
-    fn has_left(&self) -> bool {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     async fn travel(self: Arc<Self>, cx: Arc<Context>) {

@@ -88,9 +88,7 @@ pub(super) async fn claim_all(cx: &Arc<Context>, turns: Vec<Turn>) -> Vec<Result
             Err(left) => out.push(Err(left)),
         }
     }
-    if let Some((first, others)) = candidates.split_first_mut() {
-        others.iter_mut().for_each(|other| other.claim.travels_with(&first.claim));
-    }
+    Claim::join(candidates.iter_mut().map(|candidate| &mut candidate.claim));
     let answers = cx.ledger.claim_all(candidates.iter().map(|candidate| candidate.claim.clone()).collect()).await;
     let mut parted = Vec::new();
     for (candidate, answer) in candidates.into_iter().zip(answers) {

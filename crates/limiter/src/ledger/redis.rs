@@ -5,13 +5,12 @@ mod op;
 
 use std::time::{Duration, Instant};
 
-use ::redis::Cmd;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
     committer::{Answer, Committer, Gathered, Job, Jobs, QUEUE, Replies, gone},
-    op::{Op, record_of_call},
+    op::{Op, keep, record_of_call},
 };
 use super::{Claim, Claimed, Ledger, LedgerError, Recorded};
 use crate::redis::RedisClient;
@@ -45,9 +44,7 @@ impl RedisLedger {
         let latest = Instant::now() + ON_THE_WAY;
         let Some((token, Ok(record))) = record_of_call(results, latest, |claim| key(&self.client, claim)) else { return false };
         let key = self.client.key("call", &token.to_string());
-        let mut set = Cmd::with_capacity(5, key.len() + record.len() + 32);
-        set.arg("SET").arg(key).arg(record).arg("PX").arg(&self.life_ms);
-        self.client.send(&set).await.is_ok()
+        self.client.send(&keep(&key, &record, &self.life_ms)).await.is_ok()
     }
 
     async fn put(&self, claim: &Claim, op: Op, patience: Duration) -> Result<Claimed, LedgerError> {

@@ -114,8 +114,7 @@ pub(crate) async fn conformance(ledger: &dyn Ledger) {
     let call = |hold| {
         let mut call = [("call-1", None, 1), ("call-2", None, 2), ("call-1", Some("batch-1".to_owned()), 1), ("call-3", None, 1)]
             .map(|(id, replay, attempt)| Claim::new(id.into(), replay, attempt, 7, "w1".into(), hold));
-        let (first, others) = call.split_first_mut().unwrap();
-        others.iter_mut().for_each(|other| other.travels_with(first));
+        Claim::join(&mut call);
         call
     };
     let of_call = call(HOLD);
@@ -139,8 +138,7 @@ pub(crate) async fn conformance(ledger: &dyn Ledger) {
 async fn late_results_of_a_call(ledger: &dyn Ledger) {
     let mut late: Vec<Claim> =
         ["late-1", "late-2"].map(|id| Claim::new(id.into(), None, 1, 7, "w1".into(), Duration::ZERO)).to_vec();
-    let (first, others) = late.split_first_mut().unwrap();
-    others.iter_mut().for_each(|other| other.travels_with(first));
+    Claim::join(&mut late);
     assert_eq!(ledger.claim_all(late.clone()).await, [Ok(Claimed::Granted), Ok(Claimed::Granted)]);
     assert_eq!(ledger.claim(claim("late-1", 1)).await, Ok(Claimed::Expired { lost: 1 }));
     let results: Vec<_> = late.into_iter().map(|claim| (claim, sent("late"))).collect();

@@ -111,8 +111,8 @@ pub(super) struct Committer {
     script: Script,
     life_ms: String,
     queue: VecDeque<Job>,
-    /// The server's, and when it was read.
-    clock: Option<(ServerClock, Instant)>,
+    /// The server's.
+    clock: Option<ServerClock>,
 }
 
 impl Committer {
@@ -226,13 +226,9 @@ impl Committer {
 
     /// The server's time, by its clock of a moment ago.
     async fn now_us(&mut self) -> Result<u64, LedgerError> {
-        let (clock, _) = match self.clock.filter(|(_, read)| read.elapsed() < CLOCK_LIFE) {
+        let clock = match self.clock.filter(|clock| clock.age() < CLOCK_LIFE) {
             Some(clock) => clock,
-            None => {
-                let now_us = self.client.now_us().await?;
-                let at = Instant::now();
-                *self.clock.insert((ServerClock::new(now_us, at), at))
-            }
+            None => *self.clock.insert(ServerClock::new(self.client.now_us().await?, Instant::now())),
         };
         Ok(clock.now_us(Instant::now()))
     }

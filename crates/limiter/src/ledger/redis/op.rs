@@ -38,13 +38,18 @@ pub(super) fn set(claim: &Claim, op: &Op, now_us: u64, key: impl FnOnce() -> Str
     };
     // What cannot be written here cannot be written for the script either, which will say so.
     let entry = entry.ok()?;
-    let key = key();
-    let mut set = Cmd::with_capacity(6, key.len() + entry.len() + 32);
-    set.arg("SET").arg(key).arg(entry).arg("PX").arg(life_ms);
+    let mut set = keep(&key(), &entry, life_ms);
     if let Op::Claim = op {
         set.arg("NX");
     }
     Some(set)
+}
+
+/// Stores a value for so long.
+pub(super) fn keep(key: &str, value: &[u8], life_ms: &str) -> Cmd {
+    let mut set = Cmd::with_capacity(6, key.len() + value.len() + 32);
+    set.arg("SET").arg(key).arg(value).arg("PX").arg(life_ms);
+    set
 }
 
 /// One record of all `results`, by the token that their claims share: what `told` of the script reads. `None` where that
